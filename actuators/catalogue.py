@@ -1,0 +1,154 @@
+"""Every kind of fault Backburn knows, with its strength in physical units.
+
+`amount` is the one place where an intensity becomes a quantity; drivers and the simulator call the same function, so
+that "half" means the same on a simulated, an embedded and a Kubernetes cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .errors import BadInput
+
+LEVELS = (0.25, 0.5, 1.0)
+"""The intensities that an agent chooses from."""
+
+_LONGEST_DELAY_MS = 2000.0
+
+
+@dataclass(frozen=True, slots=True)
+class FaultKind:
+    """What is true of every fault of one kind.
+
+    Attributes:
+        name: `family.verb`.
+        amount: turns an intensity in (0, 1] into `unit`.
+        unit: physical unit of the amount.
+        duration_s: how long such a fault stays, seconds.
+        reversible: whether reverting restores what was there. A fault that cannot be undone is refused unless the
+            limits name it.
+        scope: `instance` when the fault hurts single replicas, `component` when all of them at once.
+        capability: the driver protocol it needs.
+        symptom: what is looked at to be sure that the fault took.
+        blinds: metrics of the target that may fall silent while the fault lasts; that is its effect, not a blackout.
+        trigger: for a latent fault, the kind that makes the target meet it. The same trigger alone is its control.
+    """
+
+    name: str
+    amount: Callable[[float], float]
+    unit: str
+    duration_s: float
+    reversible: bool
+    scope: str
+    capability: str
+    symptom: str
+    blinds: frozenset[str] = frozenset()
+    trigger: str | None = None
+
+    def described(self, intensity: float) -> str:
+        """Returns the amount that an intensity stands for, in words.
+
+        >>> CATALOGUE["network.delay"].described(0.5)
+        '500 ms towards the target'
+        >>> CATALOGUE["pod.kill"].described(0.25)
+        '25% of instances'
+        """
+        amount = self.amount(intensity)
+        share = self.unit.removeprefix("share ")
+        return f"{amount:g} {self.unit}" if share == self.unit else f"{amount:.0%} {share}"
+
+    @property
+    def family(self) -> str:
+        """The family, which names the actuator."""
+        return self.name.partition(".")[0]
+
+
+def _share(intensity: float) -> float:
+    return intensity
+
+
+def _delay_ms(intensity: float) -> float:
+    """125, 500 and 2000 ms: below, around and beyond what people put into a timeout."""
+    return _LONGEST_DELAY_MS * intensity**2
+
+
+_OWN_EXPORTER = frozenset({"up", "cpu_share", "memory_mb"})
+
+_KINDS = (
+    FaultKind(
+        name="pod.kill",
+        amount=_share,
+        unit="share of instances",
+        duration_s=9.0,
+        reversible=False,
+        scope="instance",
+        capability="Pods",
+        symptom="the instance's process is gone",
+        blinds=_OWN_EXPORTER,
+    ),
+    FaultKind(
+        name="pod.pause",
+        amount=_share,
+        unit="share of instances",
+        duration_s=12.0,
+        reversible=True,
+        scope="instance",
+        capability="Pods",
+        symptom="the instance's process is stopped and stays",
+        blinds=_OWN_EXPORTER,
+    ),
+    FaultKind(
+        name="network.delay",
+        amount=_delay_ms,
+        unit="ms towards the target",
+        duration_s=12.0,
+        reversible=True,
+        scope="component",
+        capability="Network",
+        symptom="bytes towards the target were held back",
+    ),
+    FaultKind(
+        name="model.checkpoint_corrupt",
+        amount=_share,
+        unit="share of the newest checkpoint cut off",
+        duration_s=50.0,
+        reversible=False,
+        scope="instance",
+        capability="Models",
+        symptom="the newest checkpoint's bytes are the damaged ones and its writer is gone",
+        blinds=_OWN_EXPORTER,
+        trigger="pod.kill",
+    ),
+)
+
+CATALOGUE: Mapping[str, FaultKind] = {kind.name: kind for kind in _KINDS}
+
+
+def kind_of(name: str) -> FaultKind:
+    """Returns the catalogue's entry for `name`.
+
+    Raises:
+        BadInput: no such kind.
+    """
+    try:
+        return CATALOGUE[name]
+    except KeyError:
+        raise BadInput(f"unknown fault kind {name!r}; known are {', '.join(sorted(CATALOGUE))}") from None
+
+
+def instances_hit(kind: FaultKind, intensity: float, total: int) -> int:
+    """Returns how many of `total` instances a fault of this strength reaches, at least one.
+
+    A fault of scope `component` reaches all. A latent fault reaches one: whoever reads the damage first.
+
+    >>> instances_hit(CATALOGUE["pod.kill"], 0.5, 4)
+    2
+    >>> instances_hit(CATALOGUE["pod.kill"], 0.25, 2)
+    1
+    """
+    if kind.scope == "component":
+        return total
+    if kind.trigger is not None:
+        return 1
+    return max(1, int(kind.amount(intensity) * total))

@@ -1,0 +1,130 @@
+"""How faults are carried out on a simulated cluster: by writing into its world what a real one would suffer.
+
+The world's laws (who notices, who restarts, what comes of it) belong to the cluster that reads it, not to this driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from ..clock import Instant
+from ..errors import InjectionFailed, RepairFailed, TargetNotFound
+from ..fault import Target
+from ..pod import Instance
+from .world import Document, World
+
+
+class SimulatedDriver:
+    """Pods, network, models and repairs of a simulated cluster.
+
+    Args:
+        world: the cluster's document: `instances`, `killed`, `paused`, `routes`, `delays`, `checkpoints`, `repairs`.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    # ---- Pods -----------------------------------------------------------------------------------------------------
+
+    def instances(self, target: Target) -> Sequence[Instance]:
+        """Returns the target's living instances."""
+        with self._world.change() as world:
+            _require(world, target)
+            return [Instance(name, {}) for name in world["instances"][target.name] if name not in world["killed"]]
+
+    def kill(self, instance: Instance) -> None:
+        """Marks the instance as dead."""
+        with self._world.change() as world:
+            if _lives(world, instance):
+                world["killed"][instance.id] = True
+
+    def pause(self, instance: Instance, injection_id: str, until: Instant) -> None:
+        """Marks the instance as held until the deadline."""
+        with self._world.change() as world:
+            if _lives(world, instance):
+                world["paused"][instance.id] = {"by": injection_id, "until": asdict(until)}
+
+    def resume(self, instance: Instance, injection_id: str) -> None:
+        """Lets the instance go, if it is this injection that holds it."""
+        with self._world.change() as world:
+            if world["paused"].get(instance.id, {}).get("by") == injection_id:
+                del world["paused"][instance.id]
+
+    def exists(self, instance: Instance) -> bool:
+        """Tells whether the instance lives."""
+        with self._world.change() as world:
+            return _lives(world, instance)
+
+    def is_paused(self, instance: Instance, injection_id: str) -> bool:
+        """Tells whether this injection holds the instance."""
+        with self._world.change() as world:
+            return bool(world["paused"].get(instance.id, {}).get("by") == injection_id)
+
+    # ---- Network --------------------------------------------------------------------------------------------------
+
+    def routes_into(self, target: Target) -> Sequence[str]:
+        """Returns the edges into the target."""
+        with self._world.change() as world:
+            _require(world, target)
+            return [route for route in world["routes"] if route.endswith(f"->{target.name}")]
+
+    def delay(self, route: str, delay_ms: float, injection_id: str, until: Instant) -> None:
+        """Writes the delay into the world."""
+        with self._world.change() as world:
+            if route not in world["routes"]:
+                raise InjectionFailed(f"unknown route {route!r}; known are {', '.join(world['routes'])}")
+            delays = world["delays"].setdefault(injection_id, {})
+            delays.setdefault(route, {"held_back": 0}).update(delay_ms=delay_ms, until=asdict(until))
+
+    def clear(self, injection_id: str) -> None:
+        """Takes the injection's delays out of the world."""
+        with self._world.change() as world:
+            world["delays"].pop(injection_id, None)
+
+    def held_back(self, injection_id: str) -> dict[str, int]:
+        """Returns how much each of the injection's edges has held back."""
+        with self._world.change() as world:
+            return {route: delay["held_back"] for route, delay in world["delays"].get(injection_id, {}).items()}
+
+    # ---- Models ---------------------------------------------------------------------------------------------------
+
+    def newest_checkpoint(self, target: Target) -> str:
+        """Returns the target's newest checkpoint."""
+        with self._world.change() as world:
+            _require(world, target)
+            names: list[str] = [name for name in world["checkpoints"] if name.startswith(f"{target.name}/")]
+        if not names:
+            raise TargetNotFound(f"{target} has no checkpoint")
+        return names[-1]
+
+    def read(self, artefact: str) -> bytes | None:
+        """Returns a checkpoint's bytes."""
+        with self._world.change() as world:
+            content = world["checkpoints"].get(artefact)
+        return None if content is None else bytes.fromhex(content)
+
+    def overwrite(self, artefact: str, content: bytes) -> None:
+        """Replaces a checkpoint's bytes."""
+        with self._world.change() as world:
+            if artefact in world["checkpoints"]:
+                world["checkpoints"][artefact] = content.hex()
+
+    # ---- Repairs --------------------------------------------------------------------------------------------------
+
+    def repair(self, component: str, action: str) -> None:
+        """Leaves the request for the cluster to carry out."""
+        with self._world.change() as world:
+            if component not in world["instances"]:
+                raise RepairFailed(f"there is no component {component!r} to {action}")
+            world["repairs"].append([component, action])
+
+
+def _require(world: Document, target: Target) -> None:
+    if target.name not in world["instances"]:
+        raise TargetNotFound(f"there is no {target} on this cluster; known are {', '.join(world['instances'])}")
+
+
+def _lives(world: Document, instance: Instance) -> bool:
+    alive = any(instance.id in names for names in world["instances"].values())
+    return alive and instance.id not in world["killed"]

@@ -1,0 +1,107 @@
+"""Faults of pods: kill and pause.
+
+Victims are chosen when the fault is prepared and stand in the undo by identity, so that a recycled pid or a replaced
+pod is never mistaken for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from .catalogue import instances_hit, kind_of
+from .clock import Instant
+from .errors import TargetNotFound
+from .fault import Fault, Injection, Target, Undo
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One running replica.
+
+    Attributes:
+        id: its name on the platform.
+        identity: what tells it from a later namesake (pid and start time, pod uid …), JSON.
+    """
+
+    id: str
+    identity: Mapping[str, Any]
+
+
+class Pods(Protocol):
+    """What a platform must offer for pod faults. Every verb is idempotent; a vanished instance is no error."""
+
+    def instances(self, target: Target) -> Sequence[Instance]:
+        """Returns the target's running instances in a stable order.
+
+        Raises:
+            TargetNotFound: no such target.
+        """
+        ...
+
+    def kill(self, instance: Instance) -> None:
+        """Ends the instance at once, without grace."""
+        ...
+
+    def pause(self, instance: Instance, injection_id: str, until: Instant) -> None:
+        """Freezes the instance; whatever freezes it lets go by itself at `until`."""
+        ...
+
+    def resume(self, instance: Instance, injection_id: str) -> None:
+        """Lets the instance run again and ends whatever froze it."""
+        ...
+
+    def exists(self, instance: Instance) -> bool:
+        """Tells whether this very instance is still there, paused or not."""
+        ...
+
+    def is_paused(self, instance: Instance, injection_id: str) -> bool:
+        """Tells whether the instance, or anything that could freeze it under this injection, is still held."""
+        ...
+
+
+class PodActuator:
+    """Plans kills and pauses, and asks a driver's `Pods` to carry them out."""
+
+    def __init__(self, pods: Pods) -> None:
+        self._pods = pods
+
+    def prepare(self, injection_id: str, fault: Fault) -> Undo:
+        """Chooses the victims: the first instances in the platform's order."""
+        instances = self._pods.instances(fault.target)
+        if not instances:
+            raise TargetNotFound(f"{fault.target} has no running instance to break with {fault.kind}")
+        count = instances_hit(kind_of(fault.kind), fault.intensity, len(instances))
+        return {"instances": [asdict(instance) for instance in instances[:count]]}
+
+    def inject(self, injection: Injection) -> None:
+        """Kills or freezes the victims."""
+        for instance in victims(injection):
+            if injection.fault.kind == "pod.kill":
+                self._pods.kill(instance)
+            else:
+                self._pods.pause(instance, injection.id, injection.expires_at)
+
+    def revert(self, injection: Injection) -> None:
+        """Lets frozen victims run again; the dead stay dead, and the platform replaces them."""
+        if injection.fault.kind == "pod.pause":
+            for instance in victims(injection):
+                self._pods.resume(instance, injection.id)
+
+    def took(self, injection: Injection) -> bool:
+        """Tells whether every victim is gone, or held."""
+        if injection.fault.kind == "pod.kill":
+            return not any(self._pods.exists(instance) for instance in victims(injection))
+        return all(self._pods.is_paused(instance, injection.id) for instance in victims(injection))
+
+    def probe_clean(self, injection: Injection) -> bool:
+        """Tells whether no victim is held any more; a kill leaves nothing that could stay."""
+        if injection.fault.kind == "pod.kill":
+            return True
+        return not any(self._pods.is_paused(instance, injection.id) for instance in victims(injection))
+
+
+def victims(injection: Injection) -> list[Instance]:
+    """Returns the instances that an injection's undo names."""
+    return [Instance(**instance) for instance in injection.undo["instances"]]
