@@ -1,0 +1,167 @@
+"""A platform reduced to what faults act on: real processes, a real fault proxy with traffic, a real checkpoint file.
+
+It has a handle like the embedded cluster's, so that the local driver, the watchdog and the recovery can be tried on
+real signals, sockets and bytes within a second, without Ray.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from actuators.drivers.local.hold import is_same_process
+from envs.staging.processes import boot_id, identify
+
+SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+
+
+@dataclass
+class BarePlatform:
+    """The parts of a bare platform.
+
+    Attributes:
+        handle: path of its handle.
+        sleepers: its processes by component.
+        checkpoint: its only checkpoint.
+        port: of the delayed edge, for whoever wants to feel the delay.
+        guard: the process that the handle calls the guard.
+    """
+
+    handle: Path
+    sleepers: dict[str, list[subprocess.Popen[bytes]]]
+    checkpoint: Path
+    port: int
+    guard: subprocess.Popen[bytes]
+
+    def state_of(self, component: str) -> list[str]:
+        """Returns the state letters of a component's processes; `gone` for the dead."""
+        return [_state(process.pid) for process in self.sleepers[component]]
+
+    def observable(self) -> dict[str, object]:
+        """Returns everything that a fault could have changed."""
+        return {
+            "states": {name: self.state_of(name) for name in self.sleepers},
+            "checkpoint": self.checkpoint.read_bytes(),
+            "folder": sorted(path.name for path in self.checkpoint.parent.iterdir()),
+            "proxy": ask_proxy(json.loads(self.handle.read_text())["proxy_socket"]),
+        }
+
+
+@contextmanager
+def bare_platform(folder: Path) -> Iterator[BarePlatform]:
+    """Starts a bare platform with its state in `folder`, and ends it."""
+    with ExitStack() as ends:
+        sleepers = {
+            name: [_process(ends, SLEEPER) for _ in range(count)]
+            for name, count in {"model-server": 2, "feature-store": 1, "trainer": 2}.items()
+        }
+        guard = _process(ends, SLEEPER)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
+        ends.callback(server.server_close)
+        ends.callback(server.shutdown)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        socket = folder / "proxy.sock"
+        route = f"model-server->feature-store=0:{server.server_port}"
+        proxy = _process(ends, [sys.executable, "-m", "actuators.proxy", "--control", str(socket), "--route", route])
+        port = json.loads(proxy.stdout.readline())["routes"]["model-server->feature-store"]
+        stop = threading.Event()
+        traffic = threading.Thread(target=_keep_asking, args=(port, stop), daemon=True)
+        traffic.start()
+        ends.callback(traffic.join)
+        ends.callback(stop.set)
+        checkpoint = folder / "checkpoints" / "checkpoint-000001.safetensors"
+        checkpoint.parent.mkdir()
+        checkpoint.write_bytes(os.urandom(4096))
+        os.utime(checkpoint, (1_700_000_000, 1_700_000_000))
+        handle = folder / "platform.json"
+        handle.write_text(json.dumps(_handle(folder, sleepers, guard, socket)))
+        yield BarePlatform(handle, sleepers, checkpoint, port, guard)
+
+
+def ask_proxy(socket_path: str) -> list[dict[str, object]]:
+    """Returns the faults that a fault proxy holds now."""
+    from actuators.drivers.local.platform import ask
+
+    return ask(socket_path, {"verb": "list"})["faults"]
+
+
+def _handle(folder, sleepers, guard, socket):
+    return {
+        "version": 1,
+        "cluster_id": "local",
+        "environment": "staging",
+        "state": "ready",
+        "error": None,
+        "boot_id": boot_id(),
+        "guard": {"pid": guard.pid, "start_ticks": identify(guard.pid).start_ticks},
+        "session_id": 0,
+        "root": str(folder),
+        "control_socket": str(folder / "control.sock"),
+        "proxy_socket": str(socket),
+        "paths": {"checkpoints": str(folder / "checkpoints")},
+        "startup_s": {},
+        "components": {
+            name: {
+                "role": name,
+                "labels": {"backburn.dev/enabled": "true"},
+                "depends_on": [],
+                "desired": len(processes),
+                "routes_in": ["model-server->feature-store"] if name == "feature-store" else [],
+                "node": "host",
+                "instances": [
+                    {
+                        "id": f"{name}/{process.pid}",
+                        "pid": process.pid,
+                        "start_ticks": identify(process.pid).start_ticks,
+                        "metrics_url": "",
+                    }
+                    for process in processes
+                ],
+            }
+            for name, processes in sleepers.items()
+        },
+        "observers": {},
+    }
+
+
+def _process(ends: ExitStack, command: list[str]) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    ends.callback(process.stdout.close)
+    ends.callback(process.wait)
+    ends.callback(process.kill)
+    return process
+
+
+def _state(pid: int) -> str:
+    found = identify(pid)
+    if found is None or not is_same_process(pid, found.start_ticks):
+        return "gone"
+    return "stopped" if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" else "running"
+
+
+def _keep_asking(port: int, stop: threading.Event) -> None:
+    while not stop.wait(0.02):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+        except OSError:
+            continue
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        """Keeps quiet."""

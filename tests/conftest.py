@@ -1,0 +1,63 @@
+"""Fixtures that many tests share; and the check that the rooms under test are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent.ownership import require_own_packages
+
+require_own_packages()
+
+from actuators.clock import ManualClock  # noqa: E402
+from agent.settings import PACKAGED, Settings, load  # noqa: E402
+from safety.journal import Journal  # noqa: E402
+from safety.lease import Lease  # noqa: E402
+from safety.lever import Lever  # noqa: E402
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, clock: ManualClock) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal.db", clock, "test")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def lever(tmp_path: Path) -> Lever:
+    lever = Lever(tmp_path / "lever.json")
+    lever.release("a test", "test")
+    return lever
+
+
+@pytest.fixture
+def lease(tmp_path: Path, clock: ManualClock) -> Iterator[Lease]:
+    lease = Lease(tmp_path / "lease", 5.0, clock)
+    lease.acquire("test")
+    yield lease
+    lease.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a simulated cluster whose state and runs stay inside of the test's folder."""
+    return load(config_file(tmp_path))
+
+
+def config_file(folder: Path, base: str = "simulated.yaml", **sections: object) -> Path:
+    """Writes a settings file: a packaged one with some sections updated, state and runs inside of `folder`."""
+    data = yaml.safe_load((PACKAGED / base).read_text(encoding="utf-8"))
+    data |= {"state_dir": str(folder / "state"), "runs_dir": str(folder / "runs")}
+    for name, values in sections.items():
+        data[name] = data[name] | values if isinstance(values, dict) and isinstance(data.get(name), dict) else values
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return path

@@ -1,0 +1,195 @@
+"""The laws that every actuator keeps, on every driver: simulated, and real processes, sockets and files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from actuators.actuator import Actuator
+from actuators.catalogue import CATALOGUE, kind_of
+from actuators.clock import BootClock, Clock, ManualClock
+from actuators.drivers.local.models import LocalModels
+from actuators.drivers.local.network import LocalNetwork
+from actuators.drivers.local.platform import Platform
+from actuators.drivers.local.pods import LocalPods
+from actuators.drivers.world import FileWorld
+from actuators.errors import TargetNotFound
+from actuators.fault import Fault, Injection, Target
+from actuators.model import ModelActuator
+from actuators.network import NetworkActuator
+from actuators.pod import PodActuator
+from agent.build import simulated_actuators
+from envs.clusters.simulated import Hidden, empty_world
+from tests.bare_platform import bare_platform
+from tests.waiting import wait_until
+
+TARGET = {
+    "pod.kill": "model-server",
+    "pod.pause": "model-server",
+    "network.delay": "feature-store",
+    "model.checkpoint_corrupt": "trainer",
+}
+
+
+@dataclass
+class Place:
+    """Where the laws are tried."""
+
+    make: Callable[[], Mapping[str, Actuator]]
+    observe: Callable[[], object]
+    clock: Clock
+
+    def actuator(self, kind: str) -> Actuator:
+        return self.make()[kind_of(kind).family]
+
+    def receipt(self, kind: str, name: str = "bb-law", duration_s: float = 60.0) -> Injection:
+        fault = Fault(kind, Target(TARGET[kind]), 0.5, duration_s)
+        undo = self.actuator(kind).prepare(name, fault)
+        now = self.clock.now()
+        return Injection(name, fault, undo, now, now.after(duration_s), 1)
+
+
+@pytest.fixture(params=["simulated", "local"])
+def place(request, tmp_path) -> Iterator[Place]:
+    with ExitStack() as ends:
+        if request.param == "simulated":
+            world = FileWorld(tmp_path / "world.json", empty_world(Hidden()))
+
+            def observe() -> object:
+                with world.change() as document:
+                    return copy.deepcopy(document)
+
+            yield Place(lambda: simulated_actuators(world, tmp_path / "kept")[0], observe, ManualClock())
+        else:
+            platform = ends.enter_context(bare_platform(tmp_path))
+            yield Place(lambda: local_actuators(platform.handle, tmp_path / "kept"), platform.observable, BootClock())
+
+
+def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
+    platform = Platform(handle)
+    pods = LocalPods(platform)
+    return {
+        "pod": PodActuator(pods),
+        "network": NetworkActuator(LocalNetwork(platform)),
+        "model": ModelActuator(LocalModels(platform), pods, keep),
+    }
+
+
+every_kind = pytest.mark.parametrize("kind", CATALOGUE)
+undone_kinds = pytest.mark.parametrize("kind", [name for name, kind in CATALOGUE.items() if kind.reversible])
+
+
+@every_kind
+def test_preparing_harms_nothing(place, kind):
+    before = place.observe()
+    place.receipt(kind)
+    assert place.observe() == before
+
+
+@every_kind
+def test_a_fault_shows_its_symptom(place, kind):
+    injection = place.receipt(kind)
+    assert not place.actuator(kind).took(injection)
+    place.actuator(kind).inject(injection)
+    if kind == "network.delay" and isinstance(place.clock, ManualClock):
+        return  # nothing flows in a world whose time stands still
+    wait_until(lambda: place.actuator(kind).took(injection))
+    place.actuator(kind).revert(injection)
+
+
+@every_kind
+def test_reverting_before_injecting_is_fine(place, kind):
+    injection = place.receipt(kind)
+    before = place.observe()
+    place.actuator(kind).revert(injection)
+    assert place.actuator(kind).probe_clean(injection)
+    assert place.observe() == before
+
+
+@undone_kinds
+def test_inject_then_revert_restores_what_can_be_observed(place, kind):
+    before = place.observe()
+    injection = place.receipt(kind)
+    actuator = place.actuator(kind)
+    actuator.inject(injection)
+    assert place.observe() != before
+    actuator.revert(injection)
+    assert actuator.probe_clean(injection)
+    assert place.observe() == before
+
+
+@every_kind
+def test_twice_equals_once(place, kind):
+    injection = place.receipt(kind)
+    actuator = place.actuator(kind)
+    actuator.inject(injection)
+    if kind != "network.delay":
+        wait_until(lambda: actuator.took(injection))
+    once = _without_counts(place.observe())
+    actuator.inject(injection)
+    assert _without_counts(place.observe()) == once
+    actuator.revert(injection)
+    once = place.observe()
+    actuator.revert(injection)
+    assert place.observe() == once
+    assert actuator.probe_clean(injection)
+
+
+@every_kind
+def test_a_fresh_process_can_revert_from_the_receipt_alone(place, kind):
+    """The receipt crosses a process boundary as JSON, and none of the first process's objects are there."""
+    injection = place.receipt(kind)
+    place.actuator(kind).inject(injection)
+    child = multiprocessing.get_context("fork").Process(target=_revert, args=(place, kind, injection.to_json()))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert place.actuator(kind).probe_clean(injection)
+
+
+def _revert(place, kind, receipt):
+    place.actuator(kind).revert(Injection.from_json(receipt))
+
+
+@every_kind
+def test_a_receipt_is_json(place, kind):
+    injection = place.receipt(kind)
+    assert Injection.from_json(json.dumps(json.loads(injection.to_json()))) == injection
+
+
+@every_kind
+def test_a_missing_target_is_named(place, kind):
+    with pytest.raises(TargetNotFound, match="nobody"):
+        place.actuator(kind).prepare("bb-law", Fault(kind, Target("nobody"), 0.5, 10.0))
+
+
+@undone_kinds
+def test_another_injections_fault_is_left_alone(place, kind):
+    """Everything is named from the id: reverting one never takes out another."""
+    injection = place.receipt(kind)
+    other = place.receipt(kind, name="bb-other")
+    place.actuator(kind).inject(injection)
+    if kind != "pod.pause":  # a stopped process has no name on it: whoever lets it run again lets it run
+        place.actuator(kind).revert(other)
+    assert not place.actuator(kind).probe_clean(injection)
+    place.actuator(kind).revert(injection)
+
+
+def test_what_cannot_be_undone_says_so():
+    assert {name for name, kind in CATALOGUE.items() if not kind.reversible} == {"pod.kill", "model.checkpoint_corrupt"}
+
+
+def _without_counts(observed):
+    """Drops what goes on counting while a fault is in force."""
+    text = json.dumps(observed, default=repr, sort_keys=True)
+    data = json.loads(text)
+    for fault in data.get("proxy", []) if isinstance(data, dict) else []:
+        fault.pop("held_back")
+    return data

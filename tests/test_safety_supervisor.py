@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from actuators.errors import ActuatorError, InjectionFailed, RevertFailed, TargetNotFound
+from actuators.fault import Fault, Injection, Target
+from safety.guards import Refusal
+from safety.journal import Journal
+from safety.lease import Lease, LeaseLost
+from safety.limits import OPT_IN_LABEL, Limits, ServiceLimit
+from safety.supervisor import Supervisor
+from safety.vitals import ComponentVitals, Identity, Vitals
+from tests.simulation import FakeGuardian
+
+LIMITS = Limits(
+    environment="staging",
+    cluster_id="c1",
+    max_instances=1,
+    max_share=0.5,
+    stale_after_s=3.0,
+    service_levels={"errors": ServiceLimit(at_most=0.5, for_s=4.0)},
+)
+VITALS = Vitals(
+    identity=Identity("c1", "staging"),
+    components={"web": ComponentVitals(2, 2, {OPT_IN_LABEL: "true"})},
+    service_levels={"errors": 0.0},
+    age_s=0.1,
+    unsteady=(),
+)
+PAUSE = Fault("pod.pause", Target("web"), 0.5, 10.0)
+
+
+class FakeActuator:
+    """Remembers what it was asked; breaks on demand, and shows what the journal held at that moment."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.calls: list[str] = []
+        self.in_force: set[str] = set()
+        self.break_on: dict[str, BaseException] = {}
+        self.held_at_inject: list[str] = []
+        self.stubborn = False
+
+    def _do(self, verb: str) -> None:
+        self.calls.append(verb)
+        if verb in self.break_on:
+            raise self.break_on[verb]
+
+    def prepare(self, injection_id: str, fault: Fault) -> dict[str, str]:
+        self._do("prepare")
+        return {"x": "y"}
+
+    def inject(self, injection: Injection) -> None:
+        self.held_at_inject = [i.id for i in self.journal.open_injections()]
+        self.in_force.add(injection.id)
+        self._do("inject")
+
+    def revert(self, injection: Injection) -> None:
+        self._do("revert")
+        if not self.stubborn:
+            self.in_force.discard(injection.id)
+
+    def took(self, injection: Injection) -> bool:
+        return injection.id in self.in_force
+
+    def probe_clean(self, injection: Injection) -> bool:
+        self._do("probe_clean")
+        return injection.id not in self.in_force
+
+
+@pytest.fixture
+def actuator(journal):
+    return FakeActuator(journal)
+
+
+@pytest.fixture
+def guardian():
+    return FakeGuardian()
+
+
+@pytest.fixture
+def supervisor(journal, lever, lease, clock, actuator, guardian):
+    ids = count(1)
+    return Supervisor(
+        limits=LIMITS,
+        journal=journal,
+        lever=lever,
+        lease=lease,
+        guardian=guardian,
+        actuators={"pod": actuator},
+        repairs=FakeRepairs(),
+        declared_repairs={"web": "restart"},
+        clock=clock,
+        new_id=lambda: f"i{next(ids)}",
+        by="test",
+    )
+
+
+class FakeRepairs:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def repair(self, component: str, action: str) -> None:
+        self.asked.append((component, action))
+
+
+def events(journal: Journal) -> list[str]:
+    return [entry.event for entry in journal.entries()]
+
+
+# ---- the door -------------------------------------------------------------------------------------------------------
+
+
+def test_the_receipt_is_in_the_journal_before_any_harm(supervisor, actuator):
+    injection = supervisor.inject(PAUSE, VITALS)
+    assert actuator.held_at_inject == [injection.id]
+
+
+def test_a_whole_life_is_written_down_in_order(supervisor, journal, clock):
+    injection = supervisor.inject(PAUSE, VITALS)
+    assert supervisor.took(injection)
+    clock.advance(10.0)
+    stop = supervisor.watch(injection, VITALS)
+    assert (stop.cause, stop.clean) == ("expired", True)
+    assert events(journal) == ["intended", "applied", "verified", "reverting", "reverted", "clean"]
+
+
+def test_the_door_judges_again_whatever_a_mask_said(supervisor, actuator, journal):
+    refusal = supervisor.inject(replace(PAUSE, target=Target("other")), VITALS)
+    assert isinstance(refusal, Refusal)
+    assert actuator.calls == []
+    assert events(journal) == ["refused"]
+
+
+def test_a_refusal_costs_nothing_and_names_its_guard(supervisor, actuator):
+    refusal = supervisor.inject(PAUSE, replace(VITALS, unsteady=("errors are 1",)))
+    assert refusal.guard == "steady_state"
+    assert actuator.in_force == set()
+
+
+@pytest.mark.parametrize("what", ["lever", "watchdog", "lease", "interruption", "leak"])
+def test_nothing_is_injected_while_something_forbids_it(
+    supervisor, actuator, what, lever, guardian, tmp_path, clock, journal
+):
+    if what == "lever":
+        lever.engage("stop", "me")
+    elif what == "watchdog":
+        guardian.lives = False
+    elif what == "lease":
+        fence(tmp_path, clock)
+    elif what == "interruption":
+        supervisor.interrupt("SIGTERM")
+    else:
+        leak = Injection("old", PAUSE, {}, clock.now(), clock.now(), 1)
+        journal.intend(leak)
+        journal.mark(leak, "leaked")
+    assert isinstance(supervisor.inject(PAUSE, VITALS), Refusal)
+    assert "inject" not in actuator.calls
+
+
+def test_a_lease_that_is_lost_after_the_permission_stops_the_act(supervisor, actuator, tmp_path, clock, monkeypatch):
+    """Frozen between permission and act: whoever took over in the meantime must not be surprised."""
+    intend = supervisor._journal.intend
+
+    def frozen_here(injection):
+        intend(injection)
+        fence(tmp_path, clock)
+
+    monkeypatch.setattr(supervisor._journal, "intend", frozen_here)
+    with pytest.raises(LeaseLost):
+        supervisor.inject(PAUSE, VITALS)
+    assert "inject" not in actuator.calls
+    assert supervisor._journal.open_injections() == []
+
+
+def test_a_target_that_is_gone_is_a_refusal(supervisor, actuator, journal):
+    actuator.break_on["prepare"] = TargetNotFound("web has no instance")
+    assert supervisor.inject(PAUSE, VITALS) == Refusal("prepare", "web has no instance")
+    assert events(journal) == ["refused"]
+
+
+@pytest.mark.parametrize("error", [ActuatorError("x"), OSError("x")])
+def test_an_injection_that_fails_half_way_is_reverted(supervisor, actuator, journal, error):
+    actuator.break_on["inject"] = error
+    with pytest.raises(InjectionFailed):
+        supervisor.inject(PAUSE, VITALS)
+    assert actuator.in_force == set()
+    assert events(journal)[-1] == "clean"
+
+
+def test_even_a_bug_in_an_actuator_leaves_nothing_in_force(supervisor, actuator, journal):
+    actuator.break_on["inject"] = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        supervisor.inject(PAUSE, VITALS)
+    assert actuator.in_force == set()
+    assert journal.open_injections() == []
+
+
+def test_a_second_fault_is_refused_while_one_is_open(supervisor):
+    supervisor.inject(PAUSE, VITALS)
+    assert supervisor.inject(PAUSE, VITALS).guard == "few_open"
+
+
+# ---- while in force -------------------------------------------------------------------------------------------------
+
+
+def test_a_healthy_fault_stays_until_its_deadline(supervisor, clock):
+    injection = supervisor.inject(PAUSE, VITALS)
+    for _ in range(9):
+        clock.advance(1.0)
+        assert supervisor.watch(injection, VITALS) is None
+    clock.advance(1.0)
+    assert supervisor.watch(injection, VITALS).cause == "expired"
+
+
+@pytest.mark.parametrize(
+    ("cause", "ends_campaign"),
+    [("lever", True), ("watchdog", True), ("lease", True), ("interrupted", True), ("telemetry", False)],
+)
+def test_whatever_goes_wrong_meanwhile_ends_the_fault(
+    supervisor, actuator, cause, ends_campaign, lever, guardian, tmp_path, clock
+):
+    injection = supervisor.inject(PAUSE, VITALS)
+    vitals = VITALS
+    if cause == "lever":
+        lever.engage("stop", "me")
+    elif cause == "watchdog":
+        guardian.lives = False
+    elif cause == "lease":
+        fence(tmp_path, clock)
+    elif cause == "interrupted":
+        supervisor.interrupt("SIGTERM")
+    else:
+        vitals = replace(VITALS, age_s=3.1)
+    stop = supervisor.watch(injection, vitals)
+    assert (stop.cause, stop.clean, stop.ends_campaign) == (cause, True, ends_campaign)
+    assert actuator.in_force == set()
+    assert not supervisor.is_open(injection)
+
+
+def test_a_service_limit_reverts_after_its_time_and_forgives_a_pause(supervisor, clock):
+    injection = supervisor.inject(PAUSE, VITALS)
+    bad = replace(VITALS, service_levels={"errors": 0.9})
+    clock.advance(1.0)
+    assert supervisor.watch(injection, bad) is None
+    clock.advance(3.0)
+    assert supervisor.watch(injection, VITALS) is None
+    assert supervisor.watch(injection, bad) is None
+    clock.advance(3.9)
+    assert supervisor.watch(injection, bad) is None
+    clock.advance(0.2)
+    stop = supervisor.watch(injection, bad)
+    assert stop.cause == "limit"
+    assert "errors is 0.9" in stop.reason
+
+
+def test_a_service_level_that_is_unknown_for_too_long_ends_the_fault(supervisor, clock):
+    injection = supervisor.inject(PAUSE, VITALS)
+    unknown = replace(VITALS, service_levels={"errors": None})
+    clock.advance(1.0)
+    assert supervisor.watch(injection, unknown) is None
+    clock.advance(3.1)
+    assert supervisor.watch(injection, unknown).cause == "telemetry"
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_that_stays_after_its_revert_leaks_and_pulls_the_lever(supervisor, actuator, lever, journal, clock):
+    injection = supervisor.inject(PAUSE, VITALS)
+    actuator.stubborn = True
+    clock.advance(10.0)
+    stop = supervisor.watch(injection, VITALS)
+    assert not stop.clean
+    assert stop.ends_campaign
+    assert [i.id for i in journal.leaked()] == [injection.id]
+    assert lever.read().engaged
+    assert injection.id in lever.read().reason
+
+
+def test_a_revert_that_cannot_be_probed_counts_as_a_leak(supervisor, actuator, journal):
+    injection = supervisor.inject(PAUSE, VITALS)
+    actuator.break_on["probe_clean"] = RevertFailed("nobody answers")
+    assert not supervisor.revert(injection, "finished", "test").clean
+    assert journal.leaked()
+
+
+def test_a_journal_that_cannot_be_written_does_not_keep_a_fault_in_force(supervisor, actuator, journal):
+    import sqlite3
+
+    injection = supervisor.inject(PAUSE, VITALS)
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    journal.mark = full
+    assert supervisor.revert(injection, "finished", "test").clean
+    assert actuator.in_force == set()
+    # What could not be written down is still open on disk, and the next recovery looks again.
+    assert [i.id for i in journal.open_injections()] == [injection.id]
+
+
+def test_repairs_are_declared_or_do_not_happen(supervisor, journal):
+    assert supervisor.repair("web")
+    assert supervisor._repairs.asked == [("web", "restart")]
+    assert not supervisor.repair("database")
+    assert events(journal) == ["repair"]
+
+
+def test_no_repair_while_the_lever_is_engaged(supervisor, lever):
+    lever.engage("stop", "me")
+    assert not supervisor.repair("web")
+
+
+def fence(folder, clock) -> None:
+    other = Lease(folder / "lease", 5.0, clock)
+    other.fence("somebody")
+    other.close()
