@@ -83,17 +83,18 @@ class Journal:
         path: the database file; it is created if missing.
         clock: stamps every entry.
         by: who writes, such as `agent 4711`.
+        patience_s: how long to wait for another writer, seconds.
 
     Raises:
         Unsafe: the file was written by another version or cannot be read: what it holds open is unknown.
     """
 
-    def __init__(self, path: Path, clock: Clock, by: str) -> None:
+    def __init__(self, path: Path, clock: Clock, by: str, patience_s: float = 5.0) -> None:
         self._clock = clock
         self._by = by
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=patience_s, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._require_version(path)

@@ -36,19 +36,22 @@ class Lease:
         path: the file that holds it.
         ttl_s: how long it lasts without renewal, seconds.
         clock: what it is read against.
+        patience_s: how long to wait for another writer, seconds.
     """
 
-    def __init__(self, path: Path, ttl_s: float, clock: Clock) -> None:
+    def __init__(self, path: Path, ttl_s: float, clock: Clock, patience_s: float = 5.0) -> None:
         self.ttl_s = ttl_s
         self._path = path
         self._clock = clock
         self._token: int | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=patience_s, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(_SCHEMA)
-            self._db.execute("INSERT OR IGNORE INTO lease VALUES (1, 0, '', 0, 0, '', 0)")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            if not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                self._db.execute(_SCHEMA)
+                self._db.execute("INSERT OR IGNORE INTO lease VALUES (1, 0, '', 0, 0, '', 0)")
         except sqlite3.DatabaseError as error:
             raise Unsafe(f"the lease {path} cannot be read ({error}); another agent may be at work") from error
 

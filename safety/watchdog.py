@@ -3,13 +3,18 @@
 It learns of a death at once (the agent's end of a pipe closes) and of a hang by the lease. It keeps every record until
 its deadline plus a grace, and looks again then: an agent that was frozen between its last check and its act may wake up
 late and apply what was reverted before.
+
+An agent may also have been frozen while it held a lock on journal or lease. Faults are taken out all the same; what
+could not be written down is written at a later look.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 
 from actuators.actuator import Actuator
 from actuators.clock import Clock
@@ -58,6 +63,7 @@ class Watchdog:
         self._grace_s = grace_s
         self._poll_s = poll_s
         self._seen: dict[str, Injection] = {}
+        self._must_fence = False
 
     def run(self) -> None:
         """Watches until the agent is gone, and returns when nothing of it is in force."""
@@ -70,7 +76,7 @@ class Watchdog:
         still_open = self._journal.open_injections()
         self._seen.update((injection.id, injection) for injection in still_open)
         if still_open and self._lease.expired():
-            self._lease.fence(_BY)
+            self._must_fence = True
             recover(self._journal, self._actuators, self._lever, _BY, "the agent hangs: its lease has expired")
         for injection in list(self._seen.values()):
             if injection.expires_at.after(self._grace_s).reached(self._clock.now()):
@@ -78,6 +84,14 @@ class Watchdog:
                 if injection in still_open or not self._is_clean(injection):
                     reason = "its deadline and grace have passed"
                     take_out(injection, self._actuators, self._journal, self._lever, _BY, reason)
+        if self._must_fence:
+            self._fence()
+
+    def _fence(self) -> None:
+        """Tells a hung agent that it has no say any more, as soon as the lease can be written."""
+        with suppress(sqlite3.OperationalError):
+            self._lease.fence(_BY)
+            self._must_fence = False
 
     def _agent_is_gone(self) -> bool:
         readable, _, _ = select.select([self._pipe], [], [], self._poll_s)

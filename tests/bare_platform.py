@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actuators.drivers.local.hold import is_same_process
+from actuators.drivers.local.platform import ask
 from envs.staging.processes import boot_id, identify
 
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
@@ -32,6 +33,7 @@ class BarePlatform:
         handle: path of its handle.
         sleepers: its processes by component.
         checkpoint: its only checkpoint.
+        proxy_socket: of its fault proxy.
         port: of the delayed edge, for whoever wants to feel the delay.
         guard: the process that the handle calls the guard.
     """
@@ -39,6 +41,7 @@ class BarePlatform:
     handle: Path
     sleepers: dict[str, list[subprocess.Popen[bytes]]]
     checkpoint: Path
+    proxy_socket: Path
     port: int
     guard: subprocess.Popen[bytes]
 
@@ -52,7 +55,7 @@ class BarePlatform:
             "states": {name: self.state_of(name) for name in self.sleepers},
             "checkpoint": self.checkpoint.read_bytes(),
             "folder": sorted(path.name for path in self.checkpoint.parent.iterdir()),
-            "proxy": ask_proxy(json.loads(self.handle.read_text())["proxy_socket"]),
+            "proxy": ask(str(self.proxy_socket), {"verb": "list"})["faults"],
         }
 
 
@@ -83,15 +86,9 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         checkpoint.write_bytes(os.urandom(4096))
         os.utime(checkpoint, (1_700_000_000, 1_700_000_000))
         handle = folder / "platform.json"
+        (folder / "root").mkdir()
         handle.write_text(json.dumps(_handle(folder, sleepers, guard, socket)))
-        yield BarePlatform(handle, sleepers, checkpoint, port, guard)
-
-
-def ask_proxy(socket_path: str) -> list[dict[str, object]]:
-    """Returns the faults that a fault proxy holds now."""
-    from actuators.drivers.local.platform import ask
-
-    return ask(socket_path, {"verb": "list"})["faults"]
+        yield BarePlatform(handle, sleepers, checkpoint, socket, port, guard)
 
 
 def _handle(folder, sleepers, guard, socket):
@@ -104,7 +101,7 @@ def _handle(folder, sleepers, guard, socket):
         "boot_id": boot_id(),
         "guard": {"pid": guard.pid, "start_ticks": identify(guard.pid).start_ticks},
         "session_id": 0,
-        "root": str(folder),
+        "root": str(folder / "root"),
         "control_socket": str(folder / "control.sock"),
         "proxy_socket": str(socket),
         "paths": {"checkpoints": str(folder / "checkpoints")},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 
 import pytest
 
@@ -100,6 +101,28 @@ def test_what_outlives_its_deadline_and_grace_is_reverted_even_from_a_living_age
         lease.renew()
         watchdog.look()
     assert actuator.in_force == set()
+
+
+def test_an_agent_that_hangs_with_a_lock_in_its_hands_is_overruled_too(
+    watchdog, journal, actuator, clock, lease, tmp_path
+):
+    injection = applied(journal, actuator, clock)
+    clock.advance(5.1)
+    journal._db.execute("PRAGMA busy_timeout=100")
+    watchdog._lease._db.execute("PRAGMA busy_timeout=100")
+    locks = [sqlite3.connect(tmp_path / name, isolation_level=None) for name in ("journal.db", "lease")]
+    for lock in locks:
+        lock.execute("BEGIN IMMEDIATE")
+    watchdog.look()
+    assert actuator.in_force == set()
+    assert [i.id for i in journal.open_injections()] == [injection.id]
+    for lock in locks:
+        lock.execute("ROLLBACK")
+        lock.close()
+    watchdog.look()
+    assert journal.open_injections() == []
+    with pytest.raises(LeaseLost):
+        lease.renew()
 
 
 def test_one_failed_revert_never_stops_the_next(journal, actuator, lever, clock):

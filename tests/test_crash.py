@@ -1,0 +1,166 @@
+"""Agents and watchdogs that die or hang in the middle of a fault, on real processes, sockets and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.bare_platform import bare_platform
+from tests.conftest import config_file
+from tests.contracts.test_actuators import TARGET
+from tests.waiting import wait_until
+
+UNDO_S = 1.0
+"""What an undo may take here, beside the second that the guarantee allows for noticing."""
+
+
+class CrashingAgent:
+    """An agent in a process of its own, with one fault in force."""
+
+    def __init__(self, config, kind: str, duration_s: float) -> None:
+        command = [sys.executable, "-m", "tests.crash_agent", str(config), kind, TARGET[kind], str(duration_s)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.watchdog_pid = int(self._line("watchdog"))
+        self.injection = self._line("injected")
+
+    def _line(self, word: str) -> str:
+        line = self.process.stdout.readline()
+        assert line.startswith(word), f"expected {word!r}, the agent said {line!r}"
+        return line.removeprefix(word).strip()
+
+    def close(self) -> None:
+        for pid in (self.process.pid, self.watchdog_pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def scene(tmp_path) -> Iterator[tuple]:
+    """A bare platform behind the handle of a cluster called `local`, and the settings of agents on it."""
+    state = tmp_path / "state" / "local"
+    state.mkdir(parents=True)
+    config = config_file(tmp_path, "local.yaml", safety={"lease_ttl_s": 2.0, "grace_s": 1.0})
+    with bare_platform(state) as platform:
+        yield platform, config
+
+
+@contextmanager
+def agent_at_work(config, kind: str, duration_s: float = 30.0) -> Iterator[CrashingAgent]:
+    agent = CrashingAgent(config, kind, duration_s)
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
+def recovered(config) -> dict[str, list[str]]:
+    said = subprocess.run(
+        [sys.executable, "-m", "agent", "recover", "--json", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(said.stdout)
+
+
+def is_undone(platform, kind: str, before: dict[str, object]):
+    """What a fault did is gone: a frozen process runs, an edge is free, a checkpoint is whole. The dead stay dead."""
+    now = platform.observable()
+    if kind == "pod.pause":
+        return now["states"] == before["states"]
+    return (now["proxy"], now["checkpoint"]) == (before["proxy"], before["checkpoint"])
+
+
+@pytest.mark.parametrize("kind", TARGET)
+def test_a_killed_agents_fault_is_gone_within_a_second(scene, kind):
+    platform, config = scene
+    before = platform.observable()
+    with agent_at_work(config, kind) as agent:
+        assert platform.observable() != before
+        os.kill(agent.process.pid, signal.SIGKILL)
+        killed_s = time.monotonic()
+        wait_until(lambda: is_undone(platform, kind, before), within_s=1.0 + UNDO_S)
+        print(f"{kind}: clean {time.monotonic() - killed_s:.2f} s after SIGKILL")
+        wait_until(lambda: platform.guard.poll() is not None)
+    assert recovered(config) == {"open": [], "leaked": []}
+
+
+@pytest.mark.parametrize("kind", ["pod.pause", "network.delay"])
+def test_a_hung_agent_is_overruled_within_its_lease(scene, kind):
+    platform, config = scene
+    before = platform.observable()
+    with agent_at_work(config, kind) as agent:
+        os.kill(agent.process.pid, signal.SIGSTOP)
+        wait_until(lambda: is_undone(platform, kind, before), within_s=2.0 + 0.5 + UNDO_S)
+        os.kill(agent.process.pid, signal.SIGCONT)
+        assert agent.process.stdout.readline() == "stopped lease True\n"
+        assert agent.process.wait(10) == 0
+    assert is_undone(platform, kind, before)
+    assert recovered(config) == {"open": [], "leaked": []}
+
+
+@pytest.mark.parametrize("kind", ["pod.pause", "network.delay"])
+def test_without_its_watchdog_an_agent_stops_and_reverts(scene, kind):
+    platform, config = scene
+    before = platform.observable()
+    with agent_at_work(config, kind) as agent:
+        os.kill(agent.watchdog_pid, signal.SIGKILL)
+        assert agent.process.stdout.readline() == "stopped watchdog True\n"
+    assert is_undone(platform, kind, before)
+
+
+@pytest.mark.parametrize("kind", ["pod.pause", "network.delay"])
+def test_with_agent_and_watchdog_dead_the_carrier_lets_go_at_the_deadline(scene, kind):
+    """Nobody is left to revert: the holder and the proxy know the deadline themselves."""
+    platform, config = scene
+    before = platform.observable()
+    with agent_at_work(config, kind, duration_s=4.0) as agent:
+        for pid in (agent.watchdog_pid, agent.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert not is_undone(platform, kind, before)
+        wait_until(lambda: is_undone(platform, kind, before), within_s=6.0)
+    assert recovered(config) == {"open": [], "leaked": []}
+
+
+def test_the_next_agent_recovers_what_nobody_else_could(scene):
+    """A damaged checkpoint has no carrier: with agent and watchdog dead it waits for the next process."""
+    platform, config = scene
+    before = platform.observable()
+    with agent_at_work(config, "model.checkpoint_corrupt") as agent:
+        for pid in (agent.watchdog_pid, agent.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert platform.checkpoint.read_bytes() != before["checkpoint"]
+    assert recovered(config) == {"open": [], "leaked": []}
+    assert platform.checkpoint.read_bytes() == before["checkpoint"]
+
+
+def test_a_second_agent_is_turned_away(scene):
+    _, config = scene
+    with agent_at_work(config, "pod.pause") as agent:
+        command = [sys.executable, "-m", "tests.crash_agent", str(config), "pod.kill", "trainer"]
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode != 0
+        assert f"agent {agent.process.pid} (pid {agent.process.pid}) is at work on this cluster" in second.stderr
+
+
+def test_a_target_that_the_platform_replaced_meanwhile_is_left_alone(scene):
+    """The undo names processes by pid and start time, and files by hash: what is new is not touched."""
+    platform, config = scene
+    with agent_at_work(config, "model.checkpoint_corrupt") as agent:
+        platform.checkpoint.write_bytes(b"a newer checkpoint")
+        os.kill(agent.process.pid, signal.SIGKILL)
+        wait_until(lambda: platform.guard.poll() is not None)
+    assert recovered(config) == {"open": [], "leaked": []}
+    assert platform.checkpoint.read_bytes() == b"a newer checkpoint"
