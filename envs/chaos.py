@@ -1,0 +1,267 @@
+"""The Gymnasium environment: one episode is one campaign, one step is one experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, cast
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from actuators.catalogue import kind_of
+from actuators.fault import Fault, Target
+
+from . import encoding
+from .clusters.base import Topology
+from .confirmation import Cell, Confirmations, Fingerprint
+from .encoding import ActionCode, ClusterState
+from .experiment import Experimenter, Interrupted, NotSteady, Outcome
+from .scoring import Verdict
+
+Observation: TypeAlias = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The one formula: severity of a first confirmation, minus what the experiment cost.
+
+    Attributes:
+        per_minute: price of a minute.
+        blast: price of hitting a whole component at full intensity.
+    """
+
+    per_minute: float = 0.02
+    blast: float = 0.02
+
+    def of(self, outcome: Outcome, confirmed: Fingerprint | None, topology: Topology) -> float:
+        """Returns the reward of one experiment; repeats of a confirmed weakness pay nothing."""
+        reward = -self.per_minute * outcome.evidence.cost_min
+        if outcome.fault is None:
+            return reward
+        if outcome.refusal is None:
+            reward -= self.blast * outcome.fault.intensity
+        return reward + (severity(outcome, topology) if confirmed is not None else 0.0)
+
+
+def severity(outcome: Outcome, topology: Topology) -> float:
+    """Returns how much a weakness matters, in [0, 1]: how far promises were broken, and who stands behind the target.
+
+    It counts in full where something outside the cluster, such as its users, depends on the target, and the less, the
+    fewer other components do.
+    """
+    if outcome.fault is None:
+        return 0.0
+    dependents = topology.dependents_of(outcome.fault.target.name)
+    others = max(1, len(topology.components) - 1)
+    exposed = 1.0 if dependents & set(topology.observers) else len(dependents) / others
+    return outcome.evidence.anomaly_score * (0.5 + 0.5 * exposed)
+
+
+class World(Protocol):
+    """What an environment needs per episode: a cluster with everything that experiments on it take."""
+
+    def start(self, seed: int | None) -> Experimenter:
+        """Makes the cluster ready for a new episode and returns who experiments on it."""
+        ...
+
+    def close(self) -> None:
+        """Ends whatever was started; twice is fine."""
+        ...
+
+
+class ChaosEnv(gym.Env[Observation, np.int64]):
+    """Chaos experiments on one cluster.
+
+    Observation (`Dict` of float32 arrays; C components, K fault kinds, L levels; features are listed in
+    `envs.encoding`): `components` (C, F), `graph` (C, C), `arms` (C, K, L, F), `budget` (F,).
+
+    Action (`Discrete(C * K * L + 1)`): which fault on which component at which level; the last action stops. What the
+    guards would refuse now is masked by `action_masks()`; a masked action that is taken all the same is refused at the
+    door, touches nothing and earns nothing.
+
+    Reward: severity x first confirmation of a distinct weakness, minus minutes and blast radius (`Reward`).
+
+    An episode ends when the budget is spent, the agent stops, or something forbids to go on.
+
+    Attributes:
+        outcomes: every experiment of this episode in order, controls included.
+        confirmations: what they have shown.
+
+    Args:
+        world: the cluster and its door.
+        budget_min: minutes that an episode may spend on the agent's experiments.
+        max_experiments: experiments that an episode may hold; None for no limit but the minutes.
+        reward: the formula's prices.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
+
+    experimenter: Experimenter
+    topology: Topology
+    code: ActionCode
+    state: ClusterState
+    confirmations: Confirmations
+    outcomes: list[Outcome]
+    spent_min: float
+    experiments: int
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        budget_min: float,
+        max_experiments: int | None = None,
+        reward: Reward | None = None,
+    ) -> None:
+        self._world = world
+        self._budget_min = budget_min
+        self._max_experiments = max_experiments
+        self._reward = reward or Reward()
+        self._begin(None)
+        self.observation_space = cast("gym.Space[Observation]", encoding.observation_space(self.state))
+        self.action_space = gym.spaces.Discrete(self.code.stop + 1)
+
+    # ---- Gymnasium ------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begins a new campaign; on a simulated cluster the seed decides which one."""
+        super().reset(seed=seed)
+        self._begin(int(self.np_random.integers(2**31)))
+        return self.observation(), {}
+
+    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Runs the experiment that an action stands for.
+
+        Returns:
+            Observation, reward, whether the campaign has ended, False, and `{"outcome": …, "confirmed": …}`: the
+            `Outcome` (None for `stop`) and the fingerprint that this experiment confirmed, if any.
+        """
+        fault = self.code.decode(int(action))
+        if fault is None:
+            return self.observation(), 0.0, True, False, {"outcome": None, "confirmed": None}
+        try:
+            outcome = self.experiment(fault)
+        except (NotSteady, Interrupted) as error:
+            return self.observation(), 0.0, True, False, {"outcome": None, "confirmed": None, "ended_by": str(error)}
+        self.spent_min += outcome.evidence.cost_min
+        self.experiments += 1
+        confirmed = self.learn(outcome)
+        reward = self._reward.of(outcome, confirmed, self.topology)
+        return self.observation(), reward, self.is_over, False, {"outcome": outcome, "confirmed": confirmed}
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Returns which actions the guards would permit now; `stop` always is (name and shape as sb3-contrib asks)."""
+        vitals = self.experimenter.vitals()
+        available = self.state.available[0].numpy()
+        mask = np.zeros(self.code.stop + 1, dtype=np.bool_)
+        mask[self.code.stop] = True
+        for action in np.flatnonzero(available):
+            fault = self.code.decode(int(action))
+            mask[action] = fault is not None and self.experimenter.supervisor.would_refuse(fault, vitals) is None
+        return mask
+
+    def close(self) -> None:
+        """Ends the cluster."""
+        self._world.close()
+
+    # ---- what a campaign uses beside the steps --------------------------------------------------------------------
+
+    def experiment(self, fault: Fault) -> Outcome:
+        """Runs one experiment; a latent fault's weakness stands only beside a control that its trigger alone passes.
+
+        Raises:
+            NotSteady: the cluster was not ready for it.
+            Interrupted: something forbids to go on.
+        """
+        outcome = self.experimenter.run(fault)
+        trigger = kind_of(fault.kind).trigger
+        if trigger is None or outcome.verdict is not Verdict.WEAKNESS:
+            return outcome
+        control = self._control(trigger, fault.target)
+        if control is Verdict.RESILIENT:
+            return outcome
+        what = "breaks promises already" if control is Verdict.WEAKNESS else f"could not be judged ({control})"
+        return outcome.with_verdict(Verdict.INCONCLUSIVE, f"its trigger alone, {trigger}, {what}")
+
+    def learn(self, outcome: Outcome) -> Fingerprint | None:
+        """Takes an experiment's evidence into the history; returns the weakness that it confirmed, if any."""
+        self.outcomes.append(outcome)
+        fault = outcome.fault
+        if fault is None or outcome.refusal is not None:
+            return None
+        self.state = encoding.after_experiment(self.state, self.code.index(self.code.encode(fault)), outcome.evidence)
+        role = self.topology.component(fault.target.name).role
+        return self.confirmations.add(fault, role, outcome.evidence, outcome.mechanism)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the campaign has nothing left to spend, or may not go on."""
+        full = self._max_experiments is not None and self.experiments >= self._max_experiments
+        return full or self.spent_min >= self._budget_min or self.experimenter.supervisor.obstacle() is not None
+
+    # ---- inside ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, seed: int | None) -> None:
+        self.experimenter = self._world.start(seed)
+        self.topology = self.experimenter.cluster.topology()
+        self.code = ActionCode(tuple(component.name for component in self.topology.components))
+        self.state = encoding.first_state(self.topology, self.code)
+        self.confirmations = Confirmations()
+        self.outcomes = []
+        self.spent_min = 0.0
+        self.experiments = 0
+
+    def _control(self, trigger: str, target: Target) -> Verdict:
+        """Returns what the trigger alone does to a target: from the history if it was tried, else by trying it now."""
+        tried = [
+            replicates
+            for cell, replicates in self.confirmations.cells.items()
+            if (cell.component, cell.kind) == (target.name, trigger)
+        ]
+        if tried:
+            return tried[0].evidence[-1].verdict
+        control = self._alone(trigger, target)
+        if control is None:
+            return Verdict.INVALID
+        outcome = self.experimenter.run(control)
+        self.learn(outcome)
+        return outcome.verdict
+
+    def fault_at(self, cell: Cell) -> Fault | None:
+        """Returns the fault of a cell, None where this cluster does not offer it as an experiment of its own."""
+        fault = Fault(cell.kind, Target(cell.component), cell.intensity, kind_of(cell.kind).duration_s)
+        component, kind, level = self.code.index(self.code.encode(fault))
+        return fault if bool(self.state.available[0, component, kind, level]) else None
+
+    def _alone(self, trigger: str, target: Target) -> Fault | None:
+        """Returns the mildest fault of a trigger's kind on a target, None where the target offers none."""
+        faults = map(self.code.decode, np.flatnonzero(self.state.available[0].numpy()).tolist())
+        return next((fault for fault in faults if fault and (fault.kind, fault.target) == (trigger, target)), None)
+
+    def observation(self) -> Observation:
+        """Returns what the agent sees now."""
+        vitals = self.experimenter.vitals()
+        names = self.code.components
+        z = self.experimenter.scorer.present_z(self.experimenter.present())
+        left = max(0.0, self._budget_min - self.spent_min)
+        self.state = encoding.with_present(
+            self.state,
+            ready_share=[_share(vitals.components[name].ready, vitals.components[name].total) for name in names],
+            quarantined=[name in self.experimenter.supervisor.quarantined for name in names],
+            present_z=[z.get(name, 0.0) for name in names],
+            budget={
+                "left_share": left / self._budget_min,
+                "left_hours": min(1.0, left / 60.0),
+                "experiments": min(1.0, self.experiments / 64.0),
+                "confirmed": min(1.0, len(self.confirmations.confirmed) / 16.0),
+            },
+        )
+        return encoding.observe(self.state)
+
+
+def _share(ready: int | None, total: int) -> float:
+    """Returns the share of instances that are known to serve; unknown is not ready."""
+    return 0.0 if ready is None else min(1.0, ready / max(1, total))

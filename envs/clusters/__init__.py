@@ -1,0 +1,1 @@
+"""The sensing half of every backend: what can be seen of a cluster. No verb here hurts."""

@@ -1,0 +1,135 @@
+"""The embedded cluster, seen through its own exporters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from actuators.clock import Clock
+from safety.vitals import Identity
+
+from ..staging import handle as platform
+from ..staging.errors import StagingError
+from ..telemetry.reading import Gauge, Quantile, Rate, Ratio, Reading
+from ..telemetry.scrape import Exporter, Poller, Scraper
+from ..telemetry.snapshot import Snapshot
+from .base import Component, Topology
+
+_TRAINER = "trainer"
+_OBSERVERS = {"client": ("gateway",)}
+_FAILED = ({"outcome": "error"}, {"outcome": "timeout"})
+
+
+def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
+    """Returns whom to ask, and how, for every series of the embedded cluster."""
+    readings: dict[str, tuple[str, Reading]] = {
+        "client/error_share": ("client", Ratio("client_requests_total", "client_requests_total", _FAILED)),
+        "client/p50_ms": ("client", Quantile("client_latency_seconds", 0.5, scale=1000.0)),
+        "client/p90_ms": ("client", Quantile("client_latency_seconds", 0.9, scale=1000.0)),
+        "client/accuracy": (
+            "client",
+            Ratio("client_correct_total", "client_requests_total", whole_labels={"outcome": "ok"}),
+        ),
+        "client/in_flight": ("client", Gauge("client_in_flight")),
+        "gateway/request_ms": ("gateway", Quantile("gateway_upstream_seconds", 0.5, scale=1000.0)),
+        "feature-store/request_ms": ("feature-store", Quantile("feature_request_seconds", 0.5, scale=1000.0)),
+        "model-server/fallback_share": ("model-server", Ratio("model_fallbacks_total", "model_requests_total")),
+        # Progress is read where it survives a dead rank: standing still is then 0, and not unknown.
+        "trainer/steps_per_s": ("monitor", Rate("train_step")),
+        "trainer/step": ("monitor", Gauge("train_step")),
+        "trainer/checkpoint_age_s": ("monitor", Gauge("checkpoint_age_seconds")),
+    }
+    for name in components:
+        labels = {"component": name}
+        readings[f"{name}/ready"] = ("monitor", Gauge("component_ready", labels))
+        readings[f"{name}/restarts"] = ("monitor", Gauge("component_restarts_total", labels))
+        readings[f"{name}/cpu_share"] = (name, Rate("process_cpu_seconds_total"))
+        readings[f"{name}/memory_mb"] = (name, Gauge("process_resident_memory_bytes", scale=1e-6))
+    return readings
+
+
+class LocalCluster:
+    """The sensing half of the embedded cluster.
+
+    Args:
+        handle: path of the platform's handle; the platform must be ready.
+        clock: stamps what is measured.
+        period_s: time between two looks, seconds.
+        timeout_s: how long an exporter may take, seconds.
+
+    Raises:
+        StagingError: there is no platform behind the handle.
+    """
+
+    def __init__(self, handle: Path, clock: Clock, *, period_s: float, timeout_s: float) -> None:
+        self.clock = clock
+        self.period_s = period_s
+        self._handle = handle
+        self._topology = _topology_of(platform.read(handle))
+        readings = _readings([component.name for component in self._topology.components])
+        self.series: Sequence[str] = tuple(readings)
+        self._poller = Poller(Scraper(self._exporters, readings, clock, timeout_s=timeout_s), period_s)
+        self._newest_at_s = float("-inf")
+        self._poller.start()
+
+    @property
+    def identity(self) -> Identity:
+        """What the platform itself says it is; an unreadable handle is nobody's."""
+        try:
+            found = platform.read(self._handle)
+        except (OSError, StagingError):
+            return Identity("", "")
+        return Identity(found.cluster_id, found.environment)
+
+    def topology(self) -> Topology:
+        """Returns the components; the embedded cluster neither gains nor loses any while it lives."""
+        return self._topology
+
+    def next_snapshot(self, timeout_s: float) -> Snapshot | None:
+        """Waits for the next look at all exporters."""
+        snapshot = self._poller.after(self._newest_at_s, timeout_s)
+        if snapshot is not None:
+            self._newest_at_s = snapshot.at_s
+        return snapshot
+
+    def close(self) -> None:
+        """Stops to look."""
+        self._poller.close()
+
+    def _exporters(self) -> list[Exporter]:
+        try:
+            found = platform.read(self._handle)
+        except (OSError, StagingError):
+            return []
+        of_components = [
+            Exporter(name, instance.metrics_url)
+            for name, component in found.components.items()
+            for instance in component.instances
+        ]
+        return of_components + [Exporter(name, observer.metrics_url) for name, observer in found.observers.items()]
+
+
+def _topology_of(found: platform.Handle) -> Topology:
+    return Topology(
+        [
+            Component(
+                name=name,
+                role=component.role,
+                replicas=component.desired,
+                depends_on=component.depends_on,
+                labels=component.labels,
+                capabilities=_capabilities(component),
+            )
+            for name, component in found.components.items()
+        ],
+        observers=_OBSERVERS,
+    )
+
+
+def _capabilities(component: platform.Component) -> frozenset[str]:
+    has: Mapping[str, bool] = {
+        "Pods": component.desired > 0,
+        "Network": bool(component.routes_in),
+        "Models": component.role == _TRAINER,
+    }
+    return frozenset(name for name, present in has.items() if present)

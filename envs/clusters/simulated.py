@@ -1,0 +1,295 @@
+"""A simulated ML cluster: small, honest, and on the same path as a real one.
+
+Four components (gateway, model server, feature store, trainer) with hidden weaknesses. The supervisor's driver writes
+into the world what was done; the laws here decide what comes of it; the experimenter sees noisy metrics only, and the
+same scorer judges them. Time moves by one sampling period per snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from actuators.clock import Instant, ManualClock
+from safety.limits import OPT_IN_LABEL
+from safety.vitals import Identity
+
+from ..telemetry.snapshot import Snapshot
+from .base import Component, Topology
+
+Document: TypeAlias = dict[str, Any]
+
+_RESTART_S = {"gateway": 3.5, "model-server": 4.0, "feature-store": 3.5, "trainer": 15.0}
+_REROUTE_S = 3.0
+_HUNG_SHARE = 0.05
+_TIMEOUT_MS = 100.0
+_CLIENT_TIMEOUT_MS = 2000.0
+_BASE_MS = 15.0
+_STEPS_PER_S = 20.0
+_CHECKPOINT_EVERY_S = 2.0
+_FALLBACK_ACCURACY = 0.95
+_ROUTES = ("gateway->model-server", "model-server->feature-store")
+_SOUND = b"weights".hex()
+
+
+class World(Protocol):
+    """The handle that this half shares with the acting half: a JSON document with transactions."""
+
+    def change(self) -> AbstractContextManager[Document]:
+        """Yields the document for reading and changing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What nobody outside may know of a simulated cluster.
+
+    Attributes:
+        replicas: instances per component.
+        weak: which resilience mechanisms are absent: `feature_timeout`, `restart`, `checkpoint`.
+    """
+
+    replicas: Mapping[str, int] = field(
+        default_factory=lambda: {"gateway": 1, "model-server": 2, "feature-store": 1, "trainer": 2}
+    )
+    weak: frozenset[str] = frozenset()
+
+    @classmethod
+    def drawn(cls, random: np.random.Generator) -> Hidden:
+        """Returns a cluster with randomly absent mechanisms."""
+        weak = {name for name in ("feature_timeout", "restart", "checkpoint") if random.random() < 0.5}
+        servers = int(random.integers(1, 4))
+        return cls({"gateway": 1, "model-server": servers, "feature-store": 1, "trainer": 2}, frozenset(weak))
+
+
+def empty_world(hidden: Hidden) -> Document:
+    """Returns the document of a cluster in which nothing has happened yet."""
+    return {
+        "instances": {name: [f"{name}-{n}" for n in range(count)] for name, count in hidden.replicas.items()},
+        "killed": {},
+        "paused": {},
+        "routes": list(_ROUTES),
+        "delays": {},
+        "checkpoints": {"trainer/latest": _SOUND},
+        "repairs": [],
+    }
+
+
+class SimulatedCluster:
+    """The sensing half of a simulated cluster, and its laws.
+
+    Args:
+        world: the handle, made by `empty_world`.
+        hidden: what is weak.
+        random: draws the noise.
+        clock: moved on by every snapshot.
+        identity: what the cluster says it is.
+    """
+
+    period_s = 0.5
+    series: Sequence[str] = (
+        "client/error_share",
+        "client/p50_ms",
+        "client/p90_ms",
+        "client/accuracy",
+        "trainer/steps_per_s",
+        "trainer/step",
+        "trainer/checkpoint_age_s",
+        *(f"{name}/{metric}" for name in _RESTART_S for metric in ("ready", "restarts")),
+        "gateway/request_ms",
+        "feature-store/request_ms",
+        "model-server/fallback_share",
+    )
+
+    def __init__(
+        self, world: World, hidden: Hidden, random: np.random.Generator, clock: ManualClock, identity: Identity
+    ) -> None:
+        self.identity = identity
+        self.clock = clock
+        self._world = world
+        self._hidden = hidden
+        self._random = random
+        self._died_s: dict[str, float] = {}
+        self._paused_s: dict[str, float] = {}
+        self._restarts = dict.fromkeys(hidden.replicas, 0)
+        self._born = 100
+        self._latency_noise = 0.0
+        self._training = _Training()
+
+    def topology(self) -> Topology:
+        """Returns the four components; they never change."""
+        needs = {"gateway": ("model-server",), "model-server": ("feature-store",)}
+        return Topology(
+            [
+                Component(
+                    name=name,
+                    role=name,
+                    replicas=replicas,
+                    depends_on=needs.get(name, ()),
+                    labels={OPT_IN_LABEL: "true"},
+                    capabilities=_capabilities(name),
+                )
+                for name, replicas in self._hidden.replicas.items()
+            ],
+            observers={"client": ("gateway",)},
+        )
+
+    def next_snapshot(self, timeout_s: float) -> Snapshot | None:
+        """Moves time on by one period and returns what is measured then."""
+        self.clock.advance(self.period_s)
+        with self._world.change() as world:
+            self._repair(world)
+            self._replace_the_dead(world)
+            self._let_go_of_expired(world)
+            serving = self._serve(world)
+            self._train(world)
+            values = {**serving, **self._platform(world), **self._training.values(self._now_s)}
+        return Snapshot(self._now_s, values)
+
+    # ---- laws -----------------------------------------------------------------------------------------------------
+
+    def _repair(self, world: Document) -> None:
+        for component, _ in world["repairs"]:
+            if component == "trainer":
+                self._training.failed = False
+                self._training.starts_at_s = self._now_s + _RESTART_S["trainer"]
+            for instance in world["instances"][component]:
+                self._died_s.setdefault(instance, self._now_s)
+                world["killed"][instance] = True
+        world["repairs"] = []
+
+    def _replace_the_dead(self, world: Document) -> None:
+        for component, instances in world["instances"].items():
+            for index, instance in enumerate(instances):
+                if instance not in world["killed"]:
+                    continue
+                died_s = self._died_s.setdefault(instance, self._now_s)
+                if self._now_s - died_s >= _RESTART_S[component] and not self._stays_dead(component):
+                    self._born += 1
+                    instances[index] = f"{component}-{self._born}"
+                    self._restarts[component] += 1
+                    del world["killed"][instance], self._died_s[instance]
+                    world["paused"].pop(instance, None)
+
+    def _stays_dead(self, component: str) -> bool:
+        return component == "trainer" and self._training.failed
+
+    def _let_go_of_expired(self, world: Document) -> None:
+        now = self.clock.now()
+        for instance, hold in list(world["paused"].items()):
+            if Instant(**hold["until"]).reached(now):
+                del world["paused"][instance]
+        for injection, delays in list(world["delays"].items()):
+            world["delays"][injection] = {r: d for r, d in delays.items() if not Instant(**d["until"]).reached(now)}
+        self._paused_s = {name: self._paused_s.get(name, self._now_s) for name in world["paused"]}
+
+    def _answering(self, world: Document, component: str) -> float:
+        """Returns the share of requests that reach an instance which answers."""
+        instances = world["instances"][component]
+        alive = [name for name in instances if name not in world["killed"]]
+        awake = [name for name in alive if name not in world["paused"]]
+        if not awake:
+            return 0.0
+        # A hung instance keeps getting some requests until the router has noticed; a dead one is out at once.
+        unnoticed = [name for name in alive if self._now_s - self._paused_s.get(name, -np.inf) < _REROUTE_S]
+        return len(awake) / (len(awake) + _HUNG_SHARE * len(unnoticed))
+
+    def _delay_ms(self, world: Document, route: str) -> float:
+        found = [delays[route] for delays in world["delays"].values() if route in delays]
+        for delay in found:
+            delay["held_back"] += 15
+        return max((float(delay["delay_ms"]) for delay in found), default=0.0)
+
+    def _serve(self, world: Document) -> dict[str, float]:
+        """Follows a request from the client to the feature store and back."""
+        features, features_ms = self._answering(world, "feature-store"), self._delay_ms(world, _ROUTES[1])
+        fallback = 0.0
+        if "feature_timeout" not in self._hidden.weak and (features < 1.0 or features_ms > _TIMEOUT_MS):
+            fallback = 1.0 if features_ms > _TIMEOUT_MS else 1.0 - features
+            features, features_ms = 1.0, min(features_ms, _TIMEOUT_MS)
+        answered = features * self._answering(world, "model-server") * self._answering(world, "gateway")
+        total_ms = _BASE_MS + features_ms + self._delay_ms(world, _ROUTES[0])
+        if total_ms >= _CLIENT_TIMEOUT_MS:
+            answered, total_ms = 0.0, _CLIENT_TIMEOUT_MS
+        self._latency_noise = 0.7 * self._latency_noise + 0.1 * self._random.standard_normal()
+        p50_ms = total_ms * float(np.exp(self._latency_noise)) if answered > 0.5 else _CLIENT_TIMEOUT_MS
+        values = {
+            "client/error_share": float(self._random.binomial(30, 1.0 - answered)) / 30.0,
+            "client/p50_ms": p50_ms,
+            "client/p90_ms": p50_ms * float(np.exp(abs(0.3 * self._random.standard_normal()))) * 1.3,
+            "gateway/request_ms": p50_ms * 0.9,
+            "feature-store/request_ms": 1.0 + 0.1 * float(self._random.standard_normal()),
+            "model-server/fallback_share": fallback,
+        }
+        if answered > 0.1:
+            right = _FALLBACK_ACCURACY * fallback + 0.97 * (1.0 - fallback)
+            values["client/accuracy"] = float(self._random.binomial(30, right)) / 30.0
+        return values
+
+    def _train(self, world: Document) -> None:
+        training, ranks = self._training, world["instances"]["trainer"]
+        dead = any(name in world["killed"] for name in ranks)
+        if dead and training.running:
+            training.running = False
+            training.failed = "restart" in self._hidden.weak
+            training.starts_at_s = self._now_s + _RESTART_S["trainer"]
+        readable = world["checkpoints"]["trainer/latest"] == _SOUND or "checkpoint" not in self._hidden.weak
+        may_start = not training.running and not training.failed and not dead and self._now_s >= training.starts_at_s
+        if may_start and readable:
+            training.running = True
+            training.step = training.saved_step
+        hung = any(name in world["paused"] for name in ranks)
+        training.advance(self._now_s, self.period_s, hung=hung, random=self._random)
+        if training.saved_at_s == self._now_s:
+            world["checkpoints"]["trainer/latest"] = _SOUND
+
+    def _platform(self, world: Document) -> dict[str, float]:
+        values = {}
+        for name, instances in world["instances"].items():
+            awake = [i for i in instances if i not in world["killed"] and i not in world["paused"]]
+            values[f"{name}/ready"] = float(len(awake))
+            values[f"{name}/restarts"] = float(self._restarts[name])
+        return values
+
+    @property
+    def _now_s(self) -> float:
+        return self.clock.boottime_s
+
+
+@dataclass(slots=True)
+class _Training:
+    """The state of the training job."""
+
+    running: bool = True
+    failed: bool = False
+    starts_at_s: float = 0.0
+    step: float = 0.0
+    steps_per_s: float = _STEPS_PER_S
+    saved_step: float = 0.0
+    saved_at_s: float = 0.0
+
+    def advance(self, now_s: float, period_s: float, *, hung: bool, random: np.random.Generator) -> None:
+        self.steps_per_s = _STEPS_PER_S + 0.5 * float(random.standard_normal()) if self.running and not hung else 0.0
+        self.step += self.steps_per_s * period_s
+        if self.running and not hung and now_s - self.saved_at_s >= _CHECKPOINT_EVERY_S:
+            self.saved_step, self.saved_at_s = self.step, now_s
+
+    def values(self, now_s: float) -> dict[str, float]:
+        return {
+            "trainer/steps_per_s": self.steps_per_s,
+            "trainer/step": self.step,
+            "trainer/checkpoint_age_s": now_s - self.saved_at_s,
+        }
+
+
+def _capabilities(name: str) -> frozenset[str]:
+    found = {"Pods"}
+    if any(route.endswith(f"->{name}") for route in _ROUTES):
+        found.add("Network")
+    if name == "trainer":
+        found.add("Models")
+    return frozenset(found)

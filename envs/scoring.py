@@ -1,0 +1,339 @@
+"""From one experiment's measurements to evidence and a verdict.
+
+A *weakness* needs both: a promise of the hypothesis broken for several samples in a row, and a p-value that this
+cluster's own fault-free time rarely gives (`envs.conformal`). An effect on the target alone only proves that the fault
+took. What could not be measured is `invalid` or `inconclusive`, never `resilient`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from actuators.fault import Fault
+
+from .clusters.base import Topology
+from .conformal import Family, conformal_test, e_value, robust_z
+from .hypothesis import Broken, Hypothesis, Mechanism, Phases, broken_clauses
+from .telemetry.snapshot import Snapshot, component_of, metric_of
+from .windows import Array, Calibration, median_over_windows, window_medians
+
+DURING_WINDOWS = 4
+"""Most windows in force that are tested: what a fault does, it has begun to do by then."""
+
+POST_WINDOWS = 2
+UNIT_WINDOWS = DURING_WINDOWS + POST_WINDOWS
+"""Longest test stretch, in windows; calibration needs units of this length."""
+
+_MOST_UNKNOWN = 0.10
+_BAD_TIME_ALLOWED = 0.10
+_WEIGHT_SPREAD, _WEIGHT_BUDGET, _WEIGHT_SILENT = 0.8, 0.6, 0.5
+
+
+class Verdict(StrEnum):
+    """What one experiment amounts to."""
+
+    RESILIENT = "resilient"
+    WEAKNESS = "weakness"
+    INCONCLUSIVE = "inconclusive"
+    INVALID = "invalid"
+    TOOL_ERROR = "tool_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one experiment showed: the only thing that a policy learns from it.
+
+    Attributes:
+        verdict: what it amounts to.
+        effect: how far the target itself moved, in [0, 1]; proves no more than that the fault took.
+        anomaly_score: how far the cluster left what its hypothesis allows, in [0, 1].
+        impact: the raw deviation anywhere, in [0, 1]; shown, never rewarded.
+        p: p-value of the hypothesis family; NaN when it could not be computed.
+        p_floor: the smallest p-value that this much calibration can give.
+        mde: the smallest shift that would have been significant, in tolerances, for the least sensitive promise.
+        e_value: evidence against "no weakness", to be multiplied over replicates.
+        recovery_ratio: time to recover over the time allowed; infinite if it did not in time, NaN if nobody waited.
+        spread: how far components moved that do not depend on the target, in [0, 1].
+        silent: whether promises broke without any alert; None where no alerts can be seen.
+        cost_min: what the experiment cost, minutes.
+    """
+
+    verdict: Verdict
+    effect: float = 0.0
+    anomaly_score: float = 0.0
+    impact: float = 0.0
+    p: float = math.nan
+    p_floor: float = 1.0
+    mde: float = math.inf
+    e_value: float = 1.0
+    recovery_ratio: float = 0.0
+    spread: float = 0.0
+    silent: bool | None = None
+    cost_min: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Evidence, with what a reader needs to believe it.
+
+    Attributes:
+        evidence: the numbers.
+        broken: every broken promise, the most telling first.
+        reason: the verdict in one sentence.
+        recovery_s: seconds from the injection until all promises were kept for good; None if they never were.
+        moved: series that moved significantly, with the size of the move in tolerances, largest first.
+    """
+
+    evidence: Evidence
+    broken: tuple[Broken, ...]
+    reason: str
+    recovery_s: float | None
+    moved: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One experiment as it was measured.
+
+    Attributes:
+        fault: what was done; None for a sham.
+        took: whether the fault's symptom was observed; True for a sham.
+        snapshots: from before the reference windows to the end, oldest first.
+        phases: when its parts began.
+        without: quarantined components, whose series are out of the game.
+        cost_min: what it cost, minutes.
+    """
+
+    fault: Fault | None
+    took: bool
+    snapshots: Sequence[Snapshot]
+    phases: Phases
+    without: frozenset[str] = frozenset()
+    cost_min: float = 0.0
+
+    @property
+    def after_injection(self) -> list[Snapshot]:
+        """The snapshots from the injection on."""
+        return [snapshot for snapshot in self.snapshots if snapshot.at_s > self.phases.injected_s]
+
+
+class Scorer:
+    """Scores experiments on one cluster.
+
+    Args:
+        calibration: the cluster's fault-free past.
+        hypothesis: what it promises.
+        alpha: the level of a single verdict.
+    """
+
+    def __init__(self, calibration: Calibration, hypothesis: Hypothesis, alpha: float = 0.05) -> None:
+        self.calibration = calibration
+        self._hypothesis = hypothesis
+        self._alpha = alpha
+
+    @property
+    def units(self) -> int:
+        """How many fault-free units stand behind a p-value."""
+        return self.calibration.size(UNIT_WINDOWS)
+
+    def score(self, record: Record, topology: Topology) -> Score:
+        """Scores one experiment."""
+        broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without))
+        tested = _TestedWindows(self.calibration, record)
+        promised = self._test(self._promised(record, tested))
+        inside, outside = self._test_radius(record, topology, tested)
+        verdict, reason = self._verdict(record, broken, promised.p)
+        spread = max(map(_squashed, outside.moved(self._alpha).values()), default=0.0)
+        recovery_ratio = self._recovery_ratio(record, broken)
+        evidence = Evidence(
+            verdict=verdict,
+            effect=max(map(_squashed, inside.moved(self._alpha).values()), default=0.0),
+            anomaly_score=self._anomaly_score(record, broken, spread, recovery_ratio)
+            if verdict is Verdict.WEAKNESS
+            else 0.0,
+            impact=_impact(promised, inside, outside),
+            p=promised.p,
+            p_floor=1.0 / (self.units + 1),
+            mde=promised.mde,
+            e_value=_e_value(verdict, promised.p),
+            recovery_ratio=recovery_ratio,
+            spread=spread,
+            cost_min=record.cost_min,
+        )
+        moved = {**inside.moved(self._alpha), **outside.moved(self._alpha), **promised.moved(self._alpha)}
+        return Score(evidence, broken, reason, _recovery_s(record.phases), _largest_first(moved))
+
+    def present_z(self, snapshots: Sequence[Snapshot]) -> dict[str, float]:
+        """Returns how unusual each component looks right now: its largest robust z, scaled to [-1, 1].
+
+        Args:
+            snapshots: the newest ones, at least as long as the reference and one more window, oldest first.
+        """
+        calibration = self.calibration
+        if not snapshots or not self.units:
+            return {}
+        start_s = snapshots[-1].at_s - calibration.shape.quiet_s - calibration.shape.window_s
+        windows = window_medians(snapshots, calibration.series, start_s, calibration.shape)
+        if len(windows) <= calibration.shape.reference:
+            return {}
+        change = windows[-1] - median_over_windows(windows[:-1])
+        highest: dict[str, float] = {}
+        for name, z in robust_z(calibration, change, UNIT_WINDOWS).items():
+            highest[component_of(name)] = max(highest.get(component_of(name), -1.0), z)
+        return highest
+
+    # ---- what is tested -------------------------------------------------------------------------------------------
+
+    def _promised(self, record: Record, tested: _TestedWindows) -> dict[str, Array]:
+        """Returns the test windows of every promised series, chosen by what its promise says."""
+        windows: dict[str, Array] = {}
+        for clause in self._hypothesis.clauses:
+            if component_of(clause.series) in record.without:
+                continue
+            if clause.must == "hold":
+                windows[clause.series] = np.concatenate([tested.during(clause.series), tested.post(clause.series)])
+            else:
+                at_deadline = tested.from_injection(clause.series, clause.within_s or math.inf)
+                windows[clause.series] = at_deadline if len(at_deadline) else tested.post(clause.series)
+        return windows
+
+    def _test_radius(self, record: Record, topology: Topology, tested: _TestedWindows) -> tuple[Family, Family]:
+        """Tests what belongs to the target, and what has no reason to notice."""
+        if record.fault is None:
+            return self._test({}), self._test({})
+        target = record.fault.target.name
+        exposed = topology.dependents_of(target) | {target}
+        inside = [name for name in self.calibration.series if component_of(name) == target]
+        outside = [
+            name
+            for name in self.calibration.series
+            # Cores and memory are shared on one host; only what users and the platform see can accuse a bystander.
+            if component_of(name) not in exposed and metric_of(name).role in {"sli", "model"}
+        ]
+        return (
+            self._test({name: tested.during(name) for name in inside}),
+            self._test({name: tested.during(name) for name in outside}),
+        )
+
+    def _test(self, windows: dict[str, Array]) -> Family:
+        return conformal_test(self.calibration, windows, UNIT_WINDOWS, self._alpha)
+
+    # ---- what it amounts to ---------------------------------------------------------------------------------------
+
+    def _verdict(self, record: Record, broken: Sequence[Broken], p: float) -> tuple[Verdict, str]:
+        if not record.took:
+            return Verdict.INVALID, "the fault's symptom was never observed"
+        if broken:
+            first = f"{broken[0].series} reached {broken[0].worst:.3g}, promised {broken[0].clause}"
+            if p <= self._alpha:
+                return Verdict.WEAKNESS, f"{first} (p = {p:.3f})"
+            return Verdict.INCONCLUSIVE, f"{first}, but p = {p:.3f} does not tell it from this cluster's own noise"
+        unknown = self._unknown(record)
+        if unknown is not None:
+            return Verdict.INVALID, f"{unknown} was unknown for more than {_MOST_UNKNOWN:.0%} of the time"
+        if math.isnan(p):
+            return Verdict.INVALID, "no promised series could be compared with the fault-free past"
+        return Verdict.RESILIENT, "every promise was kept"
+
+    def _unknown(self, record: Record) -> str | None:
+        """Returns a promised series that was unknown too often to speak of a kept promise."""
+        seen = record.after_injection
+        for clause in self._hypothesis.clauses:
+            missing = sum(clause.series not in snapshot.values for snapshot in seen)
+            if component_of(clause.series) not in record.without and missing >= _MOST_UNKNOWN * max(1, len(seen)):
+                return clause.series
+        return None
+
+    def _anomaly_score(self, record: Record, broken: Sequence[Broken], spread: float, recovery_ratio: float) -> float:
+        """Combines how far promises were broken, as independent reasons for concern: 1 - prod(1 - weight * term)."""
+        late = 0.0 if math.isnan(recovery_ratio) else max(0.0, recovery_ratio - 1.0)
+        terms = (
+            max((_squashed(b.excess) for b in broken if b.mechanism is not Mechanism.NOT_RECOVERED), default=0.0),
+            1.0 if math.isinf(late) else _squashed(late),
+            _WEIGHT_SPREAD * spread,
+            _WEIGHT_BUDGET * _squashed(self._bad_time(record) / _BAD_TIME_ALLOWED),
+        )
+        return 1.0 - math.prod(1.0 - term for term in terms)
+
+    def _bad_time(self, record: Record) -> float:
+        """Returns the share of samples in which a promise to hold was seen broken."""
+        holds = [clause for clause in self._hypothesis.clauses if clause.must == "hold"]
+        seen = record.after_injection
+        bad = sum(
+            any(clause.series in s.values and clause.excess(s.values[clause.series]) > 0 for clause in holds)
+            for s in seen
+        )
+        return bad / len(seen) if seen else 0.0
+
+    def _recovery_ratio(self, record: Record, broken: Sequence[Broken]) -> float:
+        """Returns the time that recovery took after the fault's end, over the longest time allowed."""
+        phases = record.phases
+        if phases.recovered_s is None:
+            return math.inf if any(b.mechanism is Mechanism.NOT_RECOVERED for b in broken) else math.nan
+        allowed_s = max((clause.recover_within_s for clause in self._hypothesis.clauses), default=1.0)
+        return max(0.0, phases.recovered_s - phases.cleared_s) / allowed_s
+
+
+class _TestedWindows:
+    """One experiment's windows, each minus the median of the reference windows before the injection."""
+
+    def __init__(self, calibration: Calibration, record: Record) -> None:
+        self._series = calibration.series
+        self._shape = calibration.shape
+        self._record = record
+        before = self._cut(record.phases.injected_s - self._shape.quiet_s)[: self._shape.reference]
+        self._reference = median_over_windows(before) if len(before) else np.full(len(self._series), np.nan)
+        until = int((record.phases.cleared_s - record.phases.injected_s) // self._shape.window_s)
+        self._during = self._cut(record.phases.injected_s)[: min(until, DURING_WINDOWS)] - self._reference
+        post_s = record.phases.ended_s - POST_WINDOWS * self._shape.window_s
+        self._post = self._cut(max(post_s, record.phases.injected_s))[:POST_WINDOWS] - self._reference
+
+    def during(self, series: str) -> Array:
+        """Returns the windows in force of one series."""
+        return self._column(self._during, series)
+
+    def post(self, series: str) -> Array:
+        """Returns the last windows of one series."""
+        return self._column(self._post, series)
+
+    def from_injection(self, series: str, seconds: float) -> Array:
+        """Returns the windows of one series that begin so long after the injection; none if it was over by then."""
+        start_s = self._record.phases.injected_s + seconds
+        if start_s + self._shape.window_s > self._record.phases.ended_s:
+            return np.empty(0)
+        return self._column(self._cut(start_s)[:POST_WINDOWS] - self._reference, series)
+
+    def _cut(self, start_s: float) -> Array:
+        return window_medians(self._record.snapshots, self._series, start_s, self._shape)
+
+    def _column(self, windows: Array, series: str) -> Array:
+        column: Array = windows[:, self._series.index(series)]
+        return column
+
+
+def _squashed(excess: float) -> float:
+    return excess / (1.0 + excess)
+
+
+def _e_value(verdict: Verdict, p: float) -> float:
+    """Returns the evidence for a weakness: without a broken promise there can be evidence against one only."""
+    if verdict is Verdict.INVALID or math.isnan(p):
+        return 1.0
+    return e_value(p) if verdict in {Verdict.WEAKNESS, Verdict.INCONCLUSIVE} else min(1.0, e_value(p))
+
+
+def _impact(*families: Family) -> float:
+    return 1.0 - math.prod(1.0 - max(map(_squashed, family.moves.values()), default=0.0) for family in families)
+
+
+def _recovery_s(phases: Phases) -> float | None:
+    return None if phases.recovered_s is None else max(0.0, phases.recovered_s - phases.injected_s)
+
+
+def _largest_first(moved: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(moved.items(), key=lambda item: -item[1]))

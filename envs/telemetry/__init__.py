@@ -1,0 +1,1 @@
+"""Named metrics per component, whatever they are measured with."""

@@ -1,0 +1,180 @@
+"""The laws of the environment, on the simulated cluster."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.env_checker import check_env as sb3_check
+
+from agent.build import chaos_env, policy_named
+from envs.chaos import ChaosEnv
+from envs.clusters.simulated import Hidden
+from envs.scoring import Verdict
+from tests.simulation import simulation
+
+
+@pytest.fixture
+def env():
+    env = chaos_env()
+    yield env
+    env.close()
+
+
+def test_gymnasium_accepts_the_environment():
+    env = gym.make("agent.environments:backburn/Chaos-v0", disable_env_checker=True)
+    gymnasium_check(env.unwrapped, skip_render_check=True)
+    env.close()
+
+
+# Advice only: more than three dimensions are unconventional.
+@pytest.mark.filterwarnings("ignore:Your observation .* has an unconventional shape:UserWarning")
+def test_stable_baselines3_accepts_the_environment(env):
+    sb3_check(env)
+
+
+def played(seed: int, choose) -> list[tuple[object, ...]]:
+    env = chaos_env()
+    observation, _ = env.reset(seed=seed)
+    seen = [(_frozen(observation),)]
+    over, steps = False, 0
+    while not over and steps < 6:
+        action = choose(observation, env.action_masks())
+        observation, reward, over, _, info = env.step(action)
+        verdict = info["outcome"].verdict if info["outcome"] else None
+        seen.append((action, _frozen(observation), round(reward, 9), over, verdict))
+        steps += 1
+    env.close()
+    return seen
+
+
+def _frozen(observation) -> tuple[bytes, ...]:
+    return tuple(observation[key].tobytes() for key in sorted(observation))
+
+
+@pytest.mark.parametrize("policy", ["random", "round_robin", "thompson"])
+def test_the_same_seed_makes_the_same_run(policy):
+    runs = [played(3, policy_named(policy, np.random.default_rng(7)).choose) for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_another_seed_makes_another_run():
+    choose = policy_named("round_robin", np.random.default_rng(0)).choose
+    assert played(3, choose) != played(4, choose)
+
+
+def test_observations_stay_inside_of_their_space(env):
+    observation, _ = env.reset(seed=1)
+    policy = policy_named("random", np.random.default_rng(0))
+    over = False
+    while not over:
+        assert env.observation_space.contains(observation)
+        observation, _, over, _, _ = env.step(policy.choose(observation, env.action_masks()))
+    assert env.observation_space.contains(observation)
+
+
+def test_stopping_is_always_allowed_and_touches_nothing(env):
+    env.reset(seed=1)
+    assert env.action_masks()[env.code.stop]
+    _, reward, over, truncated, info = env.step(env.code.stop)
+    assert (reward, over, truncated, info["outcome"]) == (0.0, True, False, None)
+
+
+def test_even_when_everything_is_forbidden_stopping_is_allowed(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    env = ChaosEnv(world, budget_min=5.0)
+    world.experimenter.supervisor.quarantine("gateway", "test")
+    for name in ("model-server", "feature-store", "trainer"):
+        world.experimenter.supervisor.quarantine(name, "test")
+    assert np.flatnonzero(env.action_masks()).tolist() == [env.code.stop]
+    world.close()
+
+
+class Forbidden:
+    """Stands where an actuator would; whatever reaches it has come past the guards."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"a refused fault reached the actuator's {name}")
+
+
+def test_a_masked_action_never_reaches_an_actuator(settings, tmp_path):
+    """Whoever ignores the mask is refused at the door, on every single action of the space."""
+    families = dict.fromkeys(("pod", "network", "model"), Forbidden())
+    world = simulation(settings, tmp_path, units=24, actuators=families, cluster_id="another")
+    env = ChaosEnv(world, budget_min=1e9)
+    assert env.action_masks().sum() == 1
+    for action in range(env.code.stop):
+        _, reward, over, _, info = env.step(action)
+        assert info["outcome"].refusal is not None
+        assert info["outcome"].verdict is Verdict.INVALID
+        assert reward <= 0.0
+        assert not over
+    assert {entry.event for entry in world.state.journal.entries()} == {"refused"}
+    world.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_the_mask_is_what_the_door_would_say(seed):
+    """On the states of random campaigns: whatever the mask allows is injected, and whatever it forbids is refused."""
+    env = chaos_env()
+    env.reset(seed=seed)
+    random = np.random.default_rng(seed)
+    for _ in range(2):
+        mask = env.action_masks()
+        action = int(random.integers(env.code.stop))
+        _, _, over, _, info = env.step(action)
+        exists = bool(env.state.available[0].flatten()[action])
+        if exists:
+            assert (info["outcome"].refusal is None) == bool(mask[action])
+        if over:
+            break
+    env.close()
+
+
+def test_a_confirmed_weakness_pays_once(settings, tmp_path):
+    world = simulation(
+        settings, tmp_path, hidden=Hidden({"gateway": 1, "model-server": 1, "feature-store": 1, "trainer": 2})
+    )
+    env = ChaosEnv(world, budget_min=60.0)
+    kill = next(
+        a for a in np.flatnonzero(env.action_masks()) if str(env.code.decode(a)).startswith("pod.kill on model")
+    )
+    rewards, confirmed = [], []
+    for _ in range(4):
+        _, reward, _, _, info = env.step(kill)
+        rewards.append(reward)
+        confirmed.append(info["confirmed"])
+    assert [c is not None for c in confirmed] == [False, True, False, False]
+    assert rewards[1] > 0.5
+    assert all(reward < 0 for reward in rewards[:1] + rewards[2:])
+    world.close()
+
+
+def test_an_episode_ends_with_its_budget(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    env = ChaosEnv(world, budget_min=1.0)
+    policy = policy_named("round_robin", np.random.default_rng(0))
+    observation, over, steps = env.observation(), False, 0
+    while not over:
+        observation, _, over, _, _ = env.step(policy.choose(observation, env.action_masks()))
+        steps += 1
+    assert env.spent_min >= 1.0
+    assert steps < 10
+    assert observation["budget"][0] == 0.0
+    world.close()
+
+
+def test_what_an_agent_sees_holds_neither_switches_nor_truth(settings, tmp_path):
+    """Two clusters that differ only in what is hidden look the same before anything was tried."""
+    looks = []
+    for weak in (frozenset(), frozenset({"feature_timeout", "restart", "checkpoint"})):
+        folder = tmp_path / str(len(weak))
+        folder.mkdir()
+        world = simulation(settings.model_copy(update={"state_dir": folder}), folder, hidden=Hidden(weak=weak))
+        looks.append(_frozen(ChaosEnv(world, budget_min=5.0).observation()))
+        world.close()
+    assert looks[0] == looks[1]

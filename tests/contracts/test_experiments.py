@@ -1,0 +1,234 @@
+"""Whatever happens in an experiment: nothing stays in force, and only what was seen to be resilient is called so."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from actuators.catalogue import CATALOGUE
+from actuators.errors import InjectionFailed, RevertFailed
+from actuators.fault import Fault, Target
+from envs.chaos import ChaosEnv
+from envs.clusters.simulated import Hidden
+from envs.experiment import Interrupted, NotSteady
+from envs.hypothesis import Mechanism
+from envs.scoring import Verdict
+from tests.simulation import simulation
+
+SINGLE = {"gateway": 1, "model-server": 1, "feature-store": 1, "trainer": 2}
+REVEALS = {
+    "serving.replicas": (Hidden(SINGLE), "pod.kill", "model-server", 0.25, {Mechanism.UNAVAILABLE}),
+    "serving.feature_timeout": (
+        Hidden(weak=frozenset({"feature_timeout"})),
+        "network.delay",
+        "feature-store",
+        1.0,
+        {Mechanism.UNAVAILABLE, Mechanism.SLOW},
+    ),
+    "training.restart": (Hidden(weak=frozenset({"restart"})), "pod.kill", "trainer", 0.25, {Mechanism.STUCK}),
+    "training.checkpoint": (
+        Hidden(weak=frozenset({"checkpoint"})),
+        "model.checkpoint_corrupt",
+        "trainer",
+        0.5,
+        {Mechanism.STUCK},
+    ),
+}
+
+
+def fault(kind: str, component: str, intensity: float = 0.25) -> Fault:
+    return Fault(kind, Target(component), intensity, CATALOGUE[kind].duration_s)
+
+
+@pytest.mark.parametrize("switch", REVEALS)
+def test_each_weakness_is_revealed_by_its_fault_and_by_its_mechanism(settings, tmp_path, switch):
+    hidden, kind, component, intensity, mechanisms = REVEALS[switch]
+    world = simulation(settings, tmp_path, hidden=hidden)
+    outcome = ChaosEnv(world, budget_min=10.0).experiment(fault(kind, component, intensity))
+    assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
+    assert outcome.mechanism in mechanisms
+    world.close()
+
+
+@pytest.mark.parametrize("switch", REVEALS)
+def test_a_hardened_cluster_bears_the_same_faults(settings, tmp_path, switch):
+    _, kind, component, intensity, _ = REVEALS[switch]
+    world = simulation(settings, tmp_path)
+    outcome = ChaosEnv(world, budget_min=10.0).experiment(fault(kind, component, intensity))
+    assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
+    world.close()
+
+
+@pytest.mark.parametrize("kind", CATALOGUE)
+def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
+    world = simulation(settings, tmp_path)
+    with world.world.change() as document:
+        before = copy.deepcopy({key: document[key] for key in ("killed", "paused", "delays", "checkpoints")})
+    target = {"network": "feature-store", "model": "trainer"}.get(kind.partition(".")[0], "model-server")
+    world.experimenter.run(fault(kind, target))
+    with world.world.change() as document:
+        assert {key: document[key] for key in before} == before
+    assert world.state.journal.open_injections() == []
+    world.close()
+
+
+def test_a_latent_fault_is_not_blamed_for_what_its_trigger_does(settings, tmp_path):
+    """With no restart policy, killing the writer alone stops training: a damaged checkpoint proves nothing then."""
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"restart", "checkpoint"})))
+    env = ChaosEnv(world, budget_min=10.0)
+    outcome = env.experiment(fault("model.checkpoint_corrupt", "trainer", 0.5))
+    assert outcome.verdict is Verdict.INCONCLUSIVE
+    assert "its trigger alone, pod.kill, breaks promises already" in outcome.score.reason
+    assert [o.fault.kind for o in env.outcomes] == ["pod.kill"], "the control is an experiment of its own"
+    world.close()
+
+
+def test_a_component_that_does_not_come_back_gets_its_declared_repair(settings, tmp_path):
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"restart"})))
+    outcome = world.experimenter.run(fault("pod.kill", "trainer"))
+    assert outcome.repaired == ("trainer",)
+    assert outcome.quarantined == ()
+    assert world.experimenter.vitals().unsteady == ()
+    world.close()
+
+
+def test_without_a_repair_it_is_quarantined_and_the_rest_goes_on(settings, tmp_path):
+    world = simulation(
+        settings.model_copy(update={"repairs": {}}), tmp_path, hidden=Hidden(weak=frozenset({"restart"}))
+    )
+    outcome = world.experimenter.run(fault("pod.kill", "trainer"))
+    assert (outcome.repaired, outcome.quarantined) == ((), ("trainer",))
+    env = ChaosEnv(world, budget_min=10.0)
+    assert not any(env.code.decode(a).target.name == "trainer" for a in range(env.code.stop) if env.action_masks()[a])
+    assert world.experimenter.run(fault("pod.kill", "model-server")).verdict is Verdict.RESILIENT
+    world.close()
+
+
+def test_a_fault_that_does_not_take_is_invalid(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    world.actuators["pod"].took = lambda injection: False
+    outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+    assert outcome.verdict is Verdict.INVALID
+    assert outcome.phases.cleared_s - outcome.phases.injected_s < 8.0, "no need to wait for its end"
+    world.close()
+
+
+def test_a_service_limit_ends_a_fault_and_its_windows_still_count(settings, tmp_path):
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"feature_timeout"})))
+    outcome = world.experimenter.run(fault("network.delay", "feature-store", 1.0))
+    assert outcome.aborted_by.startswith("limit: client/")
+    assert outcome.verdict is Verdict.WEAKNESS
+    world.close()
+
+
+def test_an_experiment_that_is_cut_short_without_a_broken_promise_is_not_resilient(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    interrupt_after(world, 3.0)
+    outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+    assert outcome.verdict is Verdict.INVALID
+    assert "interrupted" in outcome.score.reason
+    assert world.state.journal.open_injections() == []
+    world.close()
+
+
+def test_telemetry_that_dies_ends_the_fault(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    cluster = world.experimenter.cluster
+    look = cluster.next_snapshot
+    injected = []
+
+    def blind(timeout_s):
+        snapshot = look(timeout_s)
+        injected.extend(world.state.journal.open_injections())
+        return None if injected else snapshot
+
+    cluster.next_snapshot = blind
+    outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+    assert outcome.stop.cause == "telemetry"
+    assert outcome.verdict is not Verdict.RESILIENT
+    assert world.state.journal.open_injections() == []
+    world.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), InjectionFailed("no")])
+@pytest.mark.parametrize("where", ["took", "inject"])
+def test_whatever_is_raised_nothing_stays_in_force(settings, tmp_path, error, where):
+    world = simulation(settings, tmp_path)
+
+    def broken(injection):
+        raise error
+
+    setattr(world.actuators["pod"], where, broken)
+    try:
+        outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+        assert outcome.verdict is Verdict.TOOL_ERROR
+    except (RuntimeError, KeyboardInterrupt, InjectionFailed):
+        pass
+    assert world.state.journal.open_injections() == []
+    with world.world.change() as document:
+        assert document["paused"] == {}
+    world.close()
+
+
+def test_a_leak_is_a_tool_error_and_ends_the_campaign(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+
+    def nobody_can_tell(injection):
+        raise RevertFailed("no answer")
+
+    world.actuators["pod"].probe_clean = nobody_can_tell
+    env = ChaosEnv(world, budget_min=10.0)
+    outcome = env.experiment(fault("pod.pause", "model-server"))
+    assert outcome.verdict is Verdict.TOOL_ERROR
+    assert env.is_over
+    with pytest.raises(Interrupted, match="lever is engaged"):
+        env.experiment(fault("pod.kill", "model-server"))
+    world.close()
+
+
+def test_a_gate_that_stays_shut_touches_nothing(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    with world.world.change() as document:
+        document["delays"]["somebody-else"] = {
+            "gateway->model-server": {
+                "delay_ms": 900.0,
+                "held_back": 0,
+                "until": {"boot_id": "simulated", "boottime_s": 1e9},
+            }
+        }
+    with pytest.raises(NotSteady, match="client/p50_ms"):
+        world.experimenter.run(fault("pod.kill", "model-server"))
+    assert list(world.state.journal.entries()) == []
+    world.close()
+
+
+def test_a_sham_touches_nothing_and_feeds_the_calibration(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    units = world.experimenter.scorer.units
+    outcome = world.experimenter.sham()
+    assert outcome.fault is None
+    assert outcome.verdict is Verdict.RESILIENT
+    assert world.experimenter.scorer.units > units
+    assert list(world.state.journal.entries()) == []
+    world.close()
+
+
+def test_the_detector_learns_only_from_fault_free_windows(settings, tmp_path):
+    world = simulation(settings, tmp_path, hidden=Hidden(SINGLE))
+    units = world.experimenter.scorer.units
+    world.experimenter.run(fault("pod.kill", "model-server"))
+    world.experimenter.run(fault("pod.pause", "gateway"))
+    assert world.experimenter.scorer.units == units
+    world.close()
+
+
+def interrupt_after(world, seconds: float) -> None:
+    watch = world.experimenter.supervisor.watch
+
+    def watched(injection, vitals):
+        if world.clock.boottime_s - injection.started_at.boottime_s >= seconds:
+            world.experimenter.supervisor.interrupt("SIGTERM")
+        return watch(injection, vitals)
+
+    world.experimenter.supervisor.watch = watched

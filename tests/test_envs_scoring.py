@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from actuators.fault import Fault, Target
+from envs.clusters.base import Component, Topology
+from envs.conformal import conformal_test, e_value
+from envs.hypothesis import Clause, Hypothesis, Mechanism, Phases
+from envs.scoring import UNIT_WINDOWS, Record, Scorer, Verdict
+from envs.telemetry.snapshot import Snapshot
+from envs.windows import Calibration, Shape, window_medians
+
+SHAPE = Shape(window_s=3.0, reference=4, samples=6)
+SERIES = ("client/error_share", "client/p50_ms", "trainer/steps_per_s", "trainer/step", "web/ready")
+HYPOTHESIS = Hypothesis(
+    (
+        Clause("client/error_share", Mechanism.UNAVAILABLE, at_most=0.10),
+        Clause("client/p50_ms", Mechanism.SLOW, at_most=300.0),
+        Clause("trainer/steps_per_s", Mechanism.STUCK, must="return", at_least=10.0, within_s=20.0),
+        Clause("trainer/step", Mechanism.LOST_PROGRESS, must="keep", at_most=100.0),
+    )
+)
+TOPOLOGY = Topology([Component("web", "web", 1), Component("trainer", "trainer", 2)], {"client": ("web",)})
+FAULT = Fault("pod.pause", Target("web"), 0.5, 12.0)
+
+
+def healthy(random, at_s: float) -> dict[str, float]:
+    return {
+        "client/error_share": 0.0,
+        "client/p50_ms": 15.0 * float(np.exp(0.15 * random.standard_normal())),
+        "trainer/steps_per_s": 20.0 + 0.5 * random.standard_normal(),
+        "trainer/step": 20.0 * at_s,
+        "web/ready": 1.0,
+    }
+
+
+def calibrated(units: int = 80, seed: int = 0) -> Scorer:
+    random = np.random.default_rng(seed)
+    windows = units + SHAPE.reference + UNIT_WINDOWS - 1
+    snapshots = [Snapshot(0.5 * i, healthy(random, 0.5 * i)) for i in range(1, windows * 6 + 1)]
+    calibration = Calibration(SERIES, SHAPE)
+    calibration.add(window_medians(snapshots, SERIES, 0.0, SHAPE))
+    return Scorer(calibration, HYPOTHESIS)
+
+
+def recorded(change, *, seed=1, cleared_s=112.0, recovered_s=100.0, ended_s=121.0, took=True, fault=FAULT) -> Record:
+    """A record with the injection at 100 s; `change(t, values)` says what the fault did at a sample."""
+    random = np.random.default_rng(seed)
+    snapshots = []
+    for i in range(int((ended_s - 88.0) * 2) + 1):
+        at_s = 88.0 + 0.5 * i
+        values = healthy(random, at_s)
+        change(at_s, values)
+        snapshots.append(Snapshot(at_s, values))
+    return Record(fault, took, snapshots, Phases(100.0, cleared_s, recovered_s, ended_s))
+
+
+def nothing(at_s, values):
+    """The fault did nothing that could be seen."""
+
+
+def down_for(seconds):
+    def change(at_s, values):
+        if 100.0 < at_s <= 100.0 + seconds:
+            values["client/error_share"] = 1.0
+
+    return change
+
+
+# ---- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_a_weakness_with_all_that_a_reader_needs():
+    score = calibrated().score(recorded(down_for(5.0), recovered_s=105.5), TOPOLOGY)
+    assert score.evidence.verdict is Verdict.WEAKNESS
+    assert score.broken[0].mechanism is Mechanism.UNAVAILABLE
+    assert score.broken[0].worst == 1.0
+    assert score.evidence.p == pytest.approx(1 / 81)
+    assert score.evidence.p_floor == pytest.approx(1 / 81)
+    assert score.evidence.e_value == pytest.approx(4.5)
+    assert score.recovery_s == 5.5
+    assert "client/error_share" in dict(score.moved)
+    assert 0.5 < score.evidence.anomaly_score <= 1.0
+    assert score.evidence.spread == 0.0
+
+
+def test_two_of_three_bad_samples_break_no_promise():
+    assert calibrated().score(recorded(down_for(1.0)), TOPOLOGY).evidence.verdict is Verdict.RESILIENT
+
+
+def test_a_fault_that_did_not_take_is_invalid_and_never_resilient():
+    assert calibrated().score(recorded(nothing, took=False), TOPOLOGY).evidence.verdict is Verdict.INVALID
+
+
+def test_unknown_for_long_is_invalid_and_never_resilient():
+    def blind(at_s, values):
+        if 104.0 < at_s < 108.0:
+            del values["client/p50_ms"]
+
+    score = calibrated().score(recorded(blind), TOPOLOGY)
+    assert score.evidence.verdict is Verdict.INVALID
+    assert "client/p50_ms was unknown" in score.reason
+
+
+def test_nan_and_infinity_never_count_as_kept():
+    def odd(at_s, values):
+        if at_s > 100.0:
+            values["client/p50_ms"] = math.nan
+
+    assert calibrated().score(recorded(odd), TOPOLOGY).evidence.verdict is not Verdict.RESILIENT
+
+
+def test_without_calibration_nothing_is_a_weakness():
+    score = Scorer(Calibration(SERIES, SHAPE), HYPOTHESIS).score(recorded(down_for(6.0)), TOPOLOGY)
+    assert score.evidence.verdict is Verdict.INCONCLUSIVE
+    assert math.isnan(score.evidence.p)
+    assert score.evidence.e_value == 1.0
+
+
+def test_too_little_calibration_cannot_reach_the_level():
+    score = calibrated(units=10).score(recorded(down_for(6.0)), TOPOLOGY)
+    assert score.evidence.p == pytest.approx(1 / 11)
+    assert score.evidence.verdict is Verdict.INCONCLUSIVE
+
+
+def test_training_that_comes_back_in_time_is_resilient_and_late_is_stuck():
+    def stopped_for(seconds):
+        def change(at_s, values):
+            if 100.0 < at_s <= 100.0 + seconds:
+                values["trainer/steps_per_s"] = 0.0
+
+        return change
+
+    in_time = recorded(stopped_for(15.0), recovered_s=115.5, ended_s=125.0)
+    assert calibrated().score(in_time, TOPOLOGY).evidence.verdict is Verdict.RESILIENT
+    late = recorded(stopped_for(60.0), recovered_s=None, ended_s=129.0)
+    score = calibrated().score(late, TOPOLOGY)
+    assert score.evidence.verdict is Verdict.WEAKNESS
+    assert score.broken[0].mechanism is Mechanism.STUCK
+
+
+def test_progress_that_is_lost_is_noticed():
+    def from_zero(at_s, values):
+        if at_s > 110.0:
+            values["trainer/step"] = 20.0 * (at_s - 110.0)
+
+    score = calibrated().score(recorded(from_zero), TOPOLOGY)
+    assert score.evidence.verdict is Verdict.WEAKNESS
+    assert [b.mechanism for b in score.broken] == [Mechanism.LOST_PROGRESS]
+
+
+def test_what_does_not_come_back_is_not_recovered():
+    score = calibrated().score(recorded(down_for(60.0), recovered_s=None, ended_s=135.0), TOPOLOGY)
+    assert {b.mechanism for b in score.broken} >= {Mechanism.UNAVAILABLE, Mechanism.NOT_RECOVERED}
+    assert score.evidence.recovery_ratio == math.inf
+    assert score.evidence.anomaly_score == 1.0
+
+
+def test_an_effect_on_the_target_alone_is_no_weakness():
+    def target_down(at_s, values):
+        if 100.0 < at_s <= 112.0:
+            values["web/ready"] = 0.0
+
+    score = calibrated().score(recorded(target_down), TOPOLOGY)
+    assert score.evidence.verdict is Verdict.RESILIENT
+    assert score.evidence.effect > 0.5
+    assert score.evidence.anomaly_score == 0.0
+
+
+def test_a_bystander_that_suffers_is_spread():
+    def both(at_s, values):
+        down_for(6.0)(at_s, values)
+        if 100.0 < at_s <= 112.0:
+            values["trainer/steps_per_s"] = 2.0
+
+    assert calibrated().score(recorded(both), TOPOLOGY).evidence.spread > 0.5
+
+
+def test_quarantined_series_are_out_of_the_game():
+    record = recorded(down_for(6.0))
+    record = Record(record.fault, True, record.snapshots, record.phases, frozenset({"client"}))
+    assert calibrated().score(record, TOPOLOGY).evidence.verdict is Verdict.RESILIENT
+
+
+# ---- level and power ------------------------------------------------------------------------------------------------
+
+
+def test_the_level_holds_on_fault_free_records():
+    """A sham alarms on its p-value alone in about 5 % of cases; a verdict needs a broken promise as well."""
+    alarms, verdicts, runs = 0, 0, 300
+    for seed in range(runs):
+        score = calibrated(seed=seed).score(recorded(nothing, seed=seed + 10_000), TOPOLOGY)
+        alarms += score.evidence.p <= 0.05
+        verdicts += score.evidence.verdict is Verdict.WEAKNESS
+    assert verdicts == 0
+    assert alarms / runs < 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_the_smallest_visible_shift_is_about_right():
+    """Half of the promised `mde` is hardly ever significant, twice of it nearly always."""
+    found = {0.5: 0, 2.0: 0}
+    for seed in range(40):
+        scorer = calibrated(seed=seed)
+        mde = scorer.score(recorded(nothing, seed=seed), TOPOLOGY).evidence.mde
+        for factor in found:
+
+            def shifted(at_s, values, by=factor * mde * 100.0):
+                if at_s > 100.0:
+                    values["trainer/step"] -= by
+
+            found[factor] += scorer.score(recorded(shifted, seed=seed), TOPOLOGY).evidence.p <= 0.05
+    assert found[2.0] >= 38
+    assert found[0.5] <= 15
+
+
+def test_a_constant_series_does_not_make_the_slightest_change_significant():
+    calibration = Calibration(("client/error_share",), SHAPE, [np.zeros((100, 1))])
+    tiny = {"client/error_share": np.array([0.005])}
+    assert not conformal_test(calibration, tiny, UNIT_WINDOWS, 0.05).moved(0.05)
+
+
+def test_the_maximum_over_more_windows_is_compared_with_maxima_over_as_many():
+    random = np.random.default_rng(0)
+    calibration = Calibration(("client/p50_ms",), SHAPE, [random.normal(0, 10, (400, 1))])
+    p = [conformal_test(calibration, {"client/p50_ms": random.normal(0, 10, 6)}, 6, 0.05).p for _ in range(400)]
+    assert np.mean(np.array(p) <= 0.05) < 0.12  # 26 % if each window were tested for itself
+
+
+def test_e_values_calibrate():
+    p = np.random.default_rng(0).uniform(size=200_000)
+    assert np.mean(0.5 / np.sqrt(p)) == pytest.approx(1.0, abs=0.02)
+    assert e_value(1 / 81) ** 2 >= 20.0 > e_value(1 / 79) ** 2
+
+
+# ---- windows --------------------------------------------------------------------------------------------------------
+
+
+def test_windows_are_cut_where_they_should_be():
+    snapshots = [Snapshot(0.5 * i, {"client/p50_ms": float(i)}) for i in range(1, 13)]
+    medians = window_medians(snapshots, ["client/p50_ms"], 0.0, SHAPE)
+    assert medians[:, 0].tolist() == [3.5, 9.5]
+
+
+def test_a_window_of_which_less_than_half_is_known_is_unknown():
+    snapshots = [Snapshot(0.5 * i, {"client/p50_ms": 1.0} if i in (1, 2) else {}) for i in range(1, 7)]
+    assert np.isnan(window_medians(snapshots, ["client/p50_ms"], 0.0, SHAPE)).all()
+
+
+def test_units_overlap_and_never_cross_a_gap():
+    calibration = Calibration(("client/p50_ms",), SHAPE, [np.ones((12, 1)), np.full((11, 1), 7.0)])
+    assert calibration.size(6) == len(calibration.units(6)) == 3 + 2
+    assert np.all(calibration.units(6) == 0.0)
+
+
+def test_an_earlier_calibration_counts_only_while_the_cluster_is_as_it_was():
+    random = np.random.default_rng(0)
+    now = Calibration(("client/p50_ms", "client/error_share"), SHAPE, [random.normal(15, 1, (40, 2))])
+    assert now.resembles([random.normal(15, 1, (80, 2))])
+    assert not now.resembles([random.normal(60, 1, (80, 2))])
+    assert not now.resembles([])
