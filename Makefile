@@ -1,0 +1,36 @@
+# Everything a newcomer and CI run. Each target does its own set-up; the virtual environment is .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+ARGS ?=
+
+.PHONY: run test test-staging lint bench clean
+
+run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
+	$(BIN)/backburn run $(ARGS)
+
+test: $(INSTALLED)  ## all tests but those that start the embedded cluster again and again
+	$(BIN)/pytest $(ARGS)
+
+test-staging: $(INSTALLED)  ## every switch weak and hardened on the real embedded cluster; crashes in the middle of each fault
+	$(BIN)/pytest -m staging -o timeout=3600 -s -v $(ARGS)
+
+lint: $(INSTALLED)  ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes runs/bench.json
+	$(BIN)/python -m agent.bench $(ARGS)
+
+clean:  ## everything that the targets above have made
+	rm -rf .venv runs state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@started=$$(date +%s); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Backburn needs Python 3.11 or newer; set PYTHON=")' && \
+	$(PYTHON) -m venv .venv && \
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch && \
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[staging,dev]' && \
+	echo "installed in $$(( $$(date +%s) - started )) s" && touch $@

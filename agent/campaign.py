@@ -1,0 +1,235 @@
+"""A campaign: a budget of minutes, spent on the experiments that a policy chooses.
+
+    calibrate   until the scorer knows how the cluster wanders by itself
+    repeat      sham when one is due · gate · choose · permit · record · act · watch · revert · recover · score · learn
+    conclude    a weakness confirmed by replicates is shrunk to its mildest form and written down
+    report      whatever ended it, what was found is left behind
+
+One experiment is one step of the environment (`envs.chaos`, `envs.experiment`); what may be touched is decided at one
+door (`safety.supervisor`). This module decides only what to try next and what was learnt from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from actuators.catalogue import LEVELS
+from actuators.fault import Fault
+from envs.chaos import ChaosEnv, severity
+from envs.confirmation import Cell, Fingerprint
+from envs.experiment import Interrupted, NotSteady, Outcome
+from envs.scoring import Verdict
+
+from .findings.record import now_text
+from .findings.remedies import remedy_for
+from .findings.weakness import Weakness, weakness_of
+from .learning.policy import Policy
+
+
+class Record(Protocol):
+    """Where a campaign writes down what happens, as it happens."""
+
+    def outcome(self, outcome: Outcome, why: str) -> None:
+        """Keeps one experiment and what it was for."""
+        ...
+
+
+class Progress(Protocol):
+    """Whoever watches a campaign."""
+
+    def chose(self, fault: Fault | None, spent_min: float) -> None:
+        """The next experiment has been chosen; None is a sham."""
+        ...
+
+    def judged(self, outcome: Outcome, why: str) -> None:
+        """An experiment has been judged."""
+        ...
+
+    def confirmed(self, weakness: Weakness) -> None:
+        """A weakness has been confirmed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a campaign may spend.
+
+    Attributes:
+        minutes: from the first gate to the last revert.
+        reserve_share: part of it that is kept for shams, controls and shrinking.
+        sham_share: experiments without a fault, as a share of all.
+    """
+
+    minutes: float
+    reserve_share: float
+    sham_share: float
+
+    @property
+    def reserve_min(self) -> float:
+        """Minutes that are kept from the policy."""
+        return self.minutes * self.reserve_share
+
+    @property
+    def choices_min(self) -> float:
+        """Minutes that the policy may spend."""
+        return self.minutes * (1.0 - self.reserve_share)
+
+
+@dataclass(slots=True)
+class Result:
+    """What a campaign has come to.
+
+    Attributes:
+        weaknesses: the confirmed ones.
+        ended_by: why it ended.
+        spent_min: minutes from the first gate to the last revert.
+        decision_s: how long each choice took, seconds.
+        shams: how many experiments had no fault, and how many of those alarmed.
+    """
+
+    weaknesses: list[Weakness] = field(default_factory=list)
+    ended_by: str = "the budget is spent"
+    spent_min: float = 0.0
+    decision_s: list[float] = field(default_factory=list)
+    shams: int = 0
+    sham_alarms: int = 0
+
+
+class Campaign:
+    """Runs one campaign.
+
+    Args:
+        env: the environment, already reset; its own budget must be `budget.choices_min`.
+        policy: chooses.
+        budget: what may be spent.
+        record: keeps every experiment.
+        progress: is told what happens.
+        result: is filled while the campaign runs, so that what was found survives whatever breaks it.
+        seed: of the campaign; stands in every weakness.
+        stopwatch: seconds on some steady clock, to time decisions.
+    """
+
+    def __init__(
+        self,
+        env: ChaosEnv,
+        policy: Policy,
+        budget: Budget,
+        *,
+        record: Record,
+        progress: Progress,
+        result: Result,
+        seed: int,
+        stopwatch: Callable[[], float],
+    ) -> None:
+        self._env = env
+        self._policy = policy
+        self._budget = budget
+        self._record = record
+        self._progress = progress
+        self._seed = seed
+        self._stopwatch = stopwatch
+        self._clock = env.experimenter.cluster.clock
+        self._result = result
+        self._told = 0
+
+    def run(self) -> None:
+        """Runs the campaign to its end; every way out leaves nothing in force."""
+        began_s = self._now_s()
+        try:
+            self._loop(began_s)
+        except (Interrupted, NotSteady) as error:
+            self._result.ended_by = str(error)
+        finally:
+            self._env.experimenter.supervisor.revert_all("the campaign ends")
+            self._result.spent_min = (self._now_s() - began_s) / 60.0
+
+    def _loop(self, began_s: float) -> None:
+        observation = self._env.observation()
+        while not self._env.is_over and self._now_s() - began_s < 60.0 * self._budget.minutes:
+            if self._sham_is_due():
+                self._sham(began_s)
+                continue
+            started_s = self._stopwatch()
+            action = self._policy.choose(observation, self._env.action_masks())
+            self._result.decision_s.append(self._stopwatch() - started_s)
+            self._progress.chose(self._env.code.decode(action), (self._now_s() - began_s) / 60.0)
+            observation, _, over, _, info = self._env.step(action)
+            self._tell("choice")
+            if info["confirmed"] is not None:
+                self._conclude(info["confirmed"], began_s)
+            if over:
+                self._result.ended_by = info.get("ended_by") or self._why_over(info["outcome"])
+                return
+
+    # ---- what keeps the campaign honest ---------------------------------------------------------------------------
+
+    def _sham_is_due(self) -> bool:
+        """Tells whether the share of shams could fall short: a choice may bring a control and two shrinks along."""
+        most_after_the_next = len(self._env.outcomes) + self._result.shams + 4
+        return self._result.shams < self._budget.sham_share * most_after_the_next
+
+    def _sham(self, began_s: float) -> None:
+        self._progress.chose(None, (self._now_s() - began_s) / 60.0)
+        outcome = self._env.experimenter.sham()
+        self._result.shams += 1
+        self._result.sham_alarms += outcome.verdict is Verdict.WEAKNESS
+        self._record.outcome(outcome, "sham")
+        self._progress.judged(outcome, "sham")
+
+    # ---- what was found -------------------------------------------------------------------------------------------
+
+    def _conclude(self, fingerprint: Fingerprint, began_s: float) -> None:
+        """Looks for the mildest form of a confirmed weakness, and writes it down."""
+        cell = self._env.confirmations.confirmed[fingerprint]
+        weakness = weakness_of(
+            fingerprint,
+            cell,
+            self._env.confirmations.cells[cell],
+            self._env.outcomes,
+            severity_of=lambda outcome: severity(outcome, self._env.topology),
+            mildest=self._shrunk(cell, began_s),
+            remedy=remedy_for(fingerprint),
+            seed=self._seed,
+            seen_at=now_text(),
+        )
+        self._result.weaknesses.append(weakness)
+        self._progress.confirmed(weakness)
+
+    def _shrunk(self, cell: Cell, began_s: float) -> Cell:
+        """Returns the mildest level of a cell's arm that still shows the weakness, as far as the reserve reaches."""
+        for level in sorted((level for level in LEVELS if level < cell.intensity), reverse=True):
+            milder = self._env.fault_at(cell._replace(intensity=level))
+            spent_min = (self._now_s() - began_s) / 60.0
+            beside_choices_min = spent_min - self._env.spent_min
+            if milder is None or self._env.is_over or beside_choices_min > self._budget.reserve_min:
+                return cell
+            self._progress.chose(milder, spent_min)
+            outcome = self._env.experiment(milder)
+            self._env.learn(outcome)
+            self._tell("shrink")
+            if outcome.verdict is not Verdict.WEAKNESS:
+                return cell
+            cell = Cell.of(milder)
+        return cell
+
+    # ---- inside ---------------------------------------------------------------------------------------------------
+
+    def _tell(self, why: str) -> None:
+        """Writes down what the environment did since the last time: the choice, and before it its control, if any."""
+        new = self._env.outcomes[self._told :]
+        self._told = len(self._env.outcomes)
+        for index, outcome in enumerate(new):
+            purpose = why if index == len(new) - 1 else "control"
+            self._record.outcome(outcome, purpose)
+            self._progress.judged(outcome, purpose)
+
+    def _why_over(self, outcome: Outcome | None) -> str:
+        obstacle = self._env.experimenter.supervisor.obstacle()
+        if obstacle is not None:
+            return obstacle
+        return "the policy stopped" if outcome is None else "the budget is spent"
+
+    def _now_s(self) -> float:
+        return self._clock.now().boottime_s

@@ -1,0 +1,247 @@
+"""The `backburn` command.
+
+Exit codes: 0 done; 1 weaknesses at or above `--fail-on`; 2 bad input; 3 unsafe; 4 the tool itself failed.
+Every error is one line: what, where, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from actuators.errors import BackburnError, BadInput, Unsafe
+from actuators.fault import Fault, Target
+
+from .ownership import require_own_packages
+from .settings import PACKAGED, Settings, load
+
+if TYPE_CHECKING:
+    from .run import Run
+
+app = typer.Typer(name="backburn", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
+weaknesses_app = typer.Typer(help="What was found on this cluster, across runs.")
+app.add_typer(weaknesses_app, name="weaknesses")
+
+Config = Annotated[Path, typer.Option("--config", help="Settings file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_CONFIG = PACKAGED / "local.yaml"
+
+
+# Typer carries a click of its own; its usage error is the base of the one that it exports.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+class FailOn(StrEnum):
+    """From which severity on a run fails."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    NEVER = "never"
+
+
+@app.command()
+def run(
+    config: Config = DEFAULT_CONFIG,
+    budget_min: Annotated[float | None, typer.Option(help="Minutes from the first gate to the last revert.")] = None,
+    experiments: Annotated[int | None, typer.Option(help="Most experiments that the policy may choose.")] = None,
+    policy: Annotated[str | None, typer.Option(help="random, round_robin or thompson.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
+) -> None:
+    """Runs a campaign and leaves a report."""
+    from .run import Run
+
+    overrides = {
+        "campaign.budget_min": budget_min,
+        "campaign.experiments": experiments,
+        "campaign.policy": policy,
+        "campaign.seed": seed,
+    }
+    settings = load(config, overrides)
+    campaign = Run(settings, _run_folder(settings, out), Console(), dry_run=dry_run)
+    _finish(campaign, fail_on)
+
+
+@app.command()
+def replay(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="A weakness, such as W-1a2b3c4d.")],
+    config: Config = DEFAULT_CONFIG,
+    times: Annotated[int, typer.Option(min=1, help="How often.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
+) -> None:
+    """Repeats the experiment that showed a weakness."""
+    from .learning.replay import ReplayPolicy
+    from .run import Run
+
+    settings = load(config)
+    weakness = _ledger(settings, lambda ledger: ledger.get(identifier))
+    settings = load(config, {"campaign.experiments": times})
+    campaign = Run(
+        settings,
+        _run_folder(settings, out),
+        Console(),
+        policy=lambda env: ReplayPolicy(env.code.encode(_fault(weakness["fault"])), times),
+    )
+    _finish(campaign, fail_on)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    form: Annotated[str, typer.Option("--format", help="html, md or json.")] = "md",
+) -> None:
+    """Prints a run's report."""
+    from .findings.report import rendered
+
+    typer.echo(rendered(run_folder, form), nl=False)
+
+
+@weaknesses_app.command("list")
+def list_weaknesses(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Lists every weakness that was confirmed on this cluster."""
+    found = _ledger(load(config), lambda ledger: ledger.all())
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for weakness in found:
+        facts = f"{weakness['state']}, seen in {weakness['runs']} run(s), last {weakness['last_seen']}"
+        typer.echo(f"{weakness['id']}  {weakness['severity']:<6}  {weakness['title']}  ({facts})")
+    if not found:
+        typer.echo("no weakness was confirmed on this cluster yet")
+
+
+@weaknesses_app.command("show")
+def show_weakness(
+    identifier: Annotated[str, typer.Argument(metavar="ID")], config: Config = DEFAULT_CONFIG, as_json: AsJson = False
+) -> None:
+    """Shows one weakness with its evidence and remedy."""
+    weakness = _ledger(load(config), lambda ledger: ledger.get(identifier))
+    if as_json:
+        typer.echo(json.dumps(weakness, indent=2))
+        return
+    confidence, evidence = weakness["confidence"], weakness["evidence"]
+    lines = (
+        f"{weakness['id']} [{weakness['severity']}] {weakness['title']}",
+        f"promised    {weakness['hypothesis']}",
+        f"observed    {evidence['series']} reached {evidence['observed']:.3g} ({weakness['mechanism']})",
+        f"evidence    reproduced {confidence['reproduced']} of {confidence['attempts']}, "
+        f"e-value {confidence['e_value']:.3g}, largest p {confidence['p']:.3g}",
+        f"seen        {weakness['first_seen']} to {weakness['last_seen']}, in {weakness['runs']} run(s)",
+        f"reproduce   {weakness['reproducer']['command']}",
+        f"remedy      {weakness['remedy']['text']}",
+        f"            {weakness['remedy']['source']}",
+    )
+    typer.echo("\n".join(lines))
+
+
+@app.command()
+def recover(
+    config: Config = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+    watch: Annotated[
+        int | None, typer.Option(help="Watch the agent at the other end of this pipe.", hidden=True)
+    ] = None,
+) -> None:
+    """Takes out whatever a dead run has left in force, and says what could not be taken out."""
+    from . import build
+
+    settings = load(config)
+    if watch is not None:
+        build.watch(settings, watch, ready=lambda: print("watching", flush=True))  # noqa: T201 (the agent waits for it)
+        return
+    still_open, leaked = build.recover_all(settings)
+    if as_json:
+        typer.echo(json.dumps({"open": still_open, "leaked": leaked}))
+    else:
+        typer.echo(
+            "clean" if not still_open + leaked else f"still in force or unknown: {', '.join(still_open + leaked)}"
+        )
+    if still_open or leaked:
+        raise Unsafe(f"{len(still_open)} open and {len(leaked)} leaked fault(s); see `backburn recover --json`")
+
+
+@app.command()
+def halt(
+    reason: Annotated[str, typer.Option(help="Why.")] = "halted from the command line", config: Config = DEFAULT_CONFIG
+) -> None:
+    """Engages the lever: what runs is reverted, and nothing new starts."""
+    from . import build
+
+    build.lever_of(load(config)).engage(reason, _person())
+    typer.echo(f"engaged: {reason}")
+
+
+@app.command()
+def resume(reason: Annotated[str, typer.Option(help="Why it is safe again.")], config: Config = DEFAULT_CONFIG) -> None:
+    """Releases the lever."""
+    from . import build
+
+    build.lever_of(load(config)).release(reason, _person())
+    typer.echo(f"released: {reason}")
+
+
+def main() -> NoReturn:
+    """Runs the command line; every error is one line and an exit code."""
+    try:
+        require_own_packages()
+        sys.exit(app(standalone_mode=False) or 0)
+    except _UsageError as error:
+        _end(2, error.format_message())
+    except BadInput as error:
+        _end(2, str(error))
+    except Unsafe as error:
+        _end(3, f"unsafe: {error}")
+    except BackburnError as error:
+        _end(4, str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        _end(4, "interrupted")
+
+
+def _finish(campaign: Run, fail_on: FailOn) -> None:
+    result = campaign.execute()
+    found = len(result.weaknesses)
+    typer.echo(f"\n{found} confirmed weakness{'' if found == 1 else 'es'}; it ended because {result.ended_by}")
+    typer.echo(f"report: {campaign.folder.path / 'report.html'}")
+    ranks = list(FailOn)
+    if any(ranks.index(FailOn(weakness.severity)) >= ranks.index(fail_on) for weakness in result.weaknesses):
+        raise typer.Exit(1)
+
+
+def _run_folder(settings: Settings, out: Path | None) -> Path:
+    return out or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-{settings.cluster.id}"
+
+
+def _ledger(settings: Settings, read: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+    from .findings.ledger import Ledger
+
+    ledger = Ledger(settings.cluster_state_dir / "ledger.db")
+    try:
+        return read(ledger)
+    finally:
+        ledger.close()
+
+
+def _fault(data: dict[str, Any]) -> Fault:
+    return Fault(data["kind"], Target(data["target"]), data["intensity"], data["duration_s"])
+
+
+def _person() -> str:
+    return os.environ.get("USER", "unknown person")
+
+
+def _end(code: int, message: str) -> NoReturn:
+    typer.echo(f"backburn: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,90 @@
+"""What was planted, what was found, what was claimed wrongly: the truth about a run on the embedded cluster.
+
+Computed after the fact, from the switches and the finished list of weaknesses. Neither policy nor scorer imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_SERVING = frozenset({"unavailable", "slow", "not_recovered"})
+_TRAINING = frozenset({"stuck", "lost_progress", "not_recovered"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """How a weakness shows itself.
+
+    Attributes:
+        kind: the fault that reveals it.
+        role: of the component that is hurt.
+        mechanisms: any of these ways to break a promise counts.
+    """
+
+    kind: str
+    role: str
+    mechanisms: frozenset[str]
+
+    def fits(self, weakness: Mapping[str, Any]) -> bool:
+        """Tells whether a weakness, as JSON, is this."""
+        kind, role, mechanism = str(weakness["fingerprint"]).split("|")
+        return (kind, role) == (self.kind, self.role) and mechanism in self.mechanisms
+
+
+SWITCHES: Mapping[str, tuple[Sign, ...]] = {
+    "serving.replicas": (
+        Sign("pod.kill", "model-server", _SERVING),
+        Sign("pod.pause", "model-server", _SERVING),
+    ),
+    "serving.feature_timeout": (
+        Sign("network.delay", "feature-store", _SERVING),
+        Sign("pod.pause", "feature-store", _SERVING),
+        Sign("pod.kill", "feature-store", _SERVING),
+    ),
+    "training.restart": (Sign("pod.kill", "trainer", _TRAINING),),
+    "training.checkpoint": (Sign("model.checkpoint_corrupt", "trainer", _TRAINING),),
+}
+"""The first sign of a switch is the one that its test looks for."""
+
+UNPLANTED: Mapping[str, Sign] = {
+    "a single gateway: nothing takes over when it dies": Sign("pod.kill", "gateway", _SERVING),
+    "a single gateway: nothing takes over when it hangs": Sign("pod.pause", "gateway", _SERVING),
+    "the gateway has no answer of its own when the model server is slow": Sign(
+        "network.delay", "model-server", _SERVING
+    ),
+    "a hung rank is waited for: the health check's default is ten minutes": Sign("pod.pause", "trainer", _TRAINING),
+}
+"""True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""
+
+
+def compare(switches: Mapping[str, str], weaknesses: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Compares findings with what was planted. One finding counts for at most one switch.
+
+    Args:
+        switches: every switch and whether it is `weak` or `hardened`.
+        weaknesses: the confirmed findings, as JSON.
+
+    Returns:
+        `planted`, `found` and `missed` (switches), `false_alarms` and `unplanted` (fingerprints).
+    """
+    planted = [name for name in SWITCHES if switches.get(name) == "weak"]
+    found: list[str] = []
+    false_alarms: list[str] = []
+    unplanted: list[str] = []
+    for weakness in weaknesses:
+        switch = next((name for name in planted if any(sign.fits(weakness) for sign in SWITCHES[name])), None)
+        if switch is not None:
+            found.append(switch)
+        elif any(sign.fits(weakness) for sign in UNPLANTED.values()):
+            unplanted.append(str(weakness["fingerprint"]))
+        else:
+            false_alarms.append(str(weakness["fingerprint"]))
+    return {
+        "planted": planted,
+        "found": [name for name in planted if name in found],
+        "missed": [name for name in planted if name not in found],
+        "false_alarms": false_alarms,
+        "unplanted": unplanted,
+    }

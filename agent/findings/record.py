@@ -1,0 +1,111 @@
+"""A run's folder: everything that a report needs, written as it happens, so that a killed run leaves what it had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actuators.errors import BadInput
+from envs.experiment import Outcome
+
+from .weakness import evidence_json, title_of
+
+SCHEMA_VERSION = 1
+
+
+class RunFolder:
+    """The record of one run.
+
+    Args:
+        path: a folder that must not exist yet.
+
+    Raises:
+        BadInput: it exists, or cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists():
+            raise BadInput(f"the run folder {path} exists already; choose another --out, nothing was overwritten")
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise BadInput(f"cannot make the run folder {path}: {error.strerror}") from error
+        self._facts: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "state": "started", "started_at": now_text()}
+        self.note()
+
+    def discard_if_empty(self) -> None:
+        """Takes the folder away again if no experiment was ever recorded in it: nothing happened."""
+        if not (self.path / "outcomes.jsonl").exists():
+            shutil.rmtree(self.path)
+
+    def settings(self, settings: Mapping[str, Any]) -> None:
+        """Keeps the effective settings."""
+        self._write("settings.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+
+    def note(self, **facts: Any) -> None:  # noqa: ANN401 (facts are any JSON)
+        """Adds facts about the run to `run.json`."""
+        self._facts.update(facts)
+        self.json("run.json", self._facts)
+
+    def outcome(self, outcome: Outcome, why: str) -> None:
+        """Appends one experiment to `outcomes.jsonl`.
+
+        Args:
+            outcome: what happened.
+            why: what it was for: `choice`, `control`, `sham` or `shrink`.
+        """
+        with (self.path / "outcomes.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(outcome_json(outcome) | {"why": why, "at": now_text()}) + "\n")
+
+    def json(self, name: str, data: object) -> None:
+        """Writes a JSON file in one step."""
+        self._write(name, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        draft = self.path / f".{name}.draft"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(self.path / name)
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """Returns one experiment as JSON."""
+    phases = outcome.phases
+    start_s = phases.injected_s if phases is not None else 0.0
+    return {
+        "fault": None if outcome.fault is None else outcome.fault.to_json(),
+        "title": "nothing (sham)" if outcome.fault is None else title_of(outcome.fault, outcome.mechanism),
+        "verdict": str(outcome.verdict),
+        "mechanism": None if outcome.mechanism is None else str(outcome.mechanism),
+        "reason": outcome.score.reason,
+        "evidence": evidence_json(outcome),
+        "broken": [asdict(broken) | {"mechanism": str(broken.mechanism)} for broken in outcome.score.broken],
+        "moved": [list(entry) for entry in outcome.score.moved],
+        "recovery_s": outcome.score.recovery_s,
+        "refusal": None if outcome.refusal is None else str(outcome.refusal),
+        "aborted_by": outcome.aborted_by,
+        "injection_id": outcome.injection_id,
+        "repaired": list(outcome.repaired),
+        "quarantined": list(outcome.quarantined),
+        "phases": None
+        if phases is None
+        else {
+            "injected_s": 0.0,
+            "cleared_s": phases.cleared_s - start_s,
+            "recovered_s": None if phases.recovered_s is None else phases.recovered_s - start_s,
+            "ended_s": phases.ended_s - start_s,
+        },
+        "trace": {name: [list(point) for point in points] for name, points in outcome.trace.items()},
+    }
+
+
+def now_text() -> str:
+    """Returns the present time, UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,188 @@
+"""The report of a run: HTML in one file, Markdown, JSON. Made from the run's folder alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from actuators.catalogue import CATALOGUE
+from actuators.errors import BadInput
+
+from .record import SCHEMA_VERSION
+from .timeline import timeline
+
+_SYMBOL = {
+    "weakness": "✗ weak",
+    "resilient": "✓ held",
+    "inconclusive": "? unclear",
+    "invalid": "- invalid",
+    "tool_error": "! tool error",
+}
+_WORST_FIRST = ("weakness", "tool_error", "inconclusive", "resilient", "invalid")
+_SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
+
+
+def load_run(folder: Path) -> dict[str, Any]:
+    """Reads a run's folder.
+
+    Raises:
+        BadInput: it is not the folder of a finished run.
+    """
+    if not (folder / "run.json").exists():
+        raise BadInput(f"{folder} is not the folder of a run: it holds no run.json")
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if run["schema_version"] != SCHEMA_VERSION:
+            raise BadInput(
+                f"{folder} was written in schema version {run['schema_version']}; this Backburn reads {SCHEMA_VERSION}"
+            )
+        outcomes = folder / "outcomes.jsonl"
+        lines = outcomes.read_text(encoding="utf-8").splitlines() if outcomes.exists() else []
+        truth = folder / "ground_truth.json"
+        return {
+            "name": folder.resolve().name,
+            "run": run,
+            "settings": yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8")),
+            "outcomes": [json.loads(line) for line in lines],
+            "weaknesses": json.loads((folder / "weaknesses.json").read_text(encoding="utf-8")),
+            "ground_truth": json.loads(truth.read_text(encoding="utf-8")) if truth.exists() else None,
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{folder} is not the folder of a finished run: {error}") from error
+
+
+def write_reports(folder: Path) -> None:
+    """Writes report.html, report.md and report.json into a run's folder."""
+    for name in FORMATS:
+        (folder / f"report.{name}").write_text(rendered(folder, name), encoding="utf-8")
+
+
+def rendered(folder: Path, form: str) -> str:
+    """Returns a run's report in one of the formats.
+
+    Raises:
+        BadInput: no such format, or not the folder of a finished run.
+    """
+    if form not in FORMATS:
+        raise BadInput(f"unknown report format {form!r}; allowed are {', '.join(FORMATS)}")
+    return FORMATS[form](load_run(folder))
+
+
+def _html(data: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("agent.findings"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("report.html").render(**_view(data))
+
+
+def _markdown(data: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(  # noqa: S701 (Markdown is no HTML; names are put into code spans)
+        loader=jinja2.PackageLoader("agent.findings"), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("report.md").render(**_view(data))
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    outcomes = [{key: value for key, value in outcome.items() if key != "trace"} for outcome in data["outcomes"]]
+    return (
+        json.dumps({"schema_version": SCHEMA_VERSION, **data, "outcomes": outcomes}, indent=2, allow_nan=False) + "\n"
+    )
+
+
+FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"html": _html, "md": _markdown, "json": _json}
+
+
+def _view(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the templates show."""
+    topology = data["run"].get("topology", {"components": [], "observers": {}})
+    names = [component["name"] for component in topology["components"]]
+    everyone = [*names, *topology["observers"]]
+    outcomes = [outcome for outcome in data["outcomes"] if outcome["refusal"] is None]
+    weaknesses = sorted(data["weaknesses"], key=lambda weakness: _SEVERITY_ORDER[weakness["severity"]])
+    return {
+        **data,
+        "weaknesses": [_shown(weakness, outcomes, everyone, data["settings"]) for weakness in weaknesses],
+        "unconfirmed": _unconfirmed(outcomes, weaknesses),
+        "held": [outcome for outcome in outcomes if outcome["fault"] and outcome["verdict"] == "resilient"],
+        "shams": [outcome for outcome in outcomes if outcome["fault"] is None],
+        "refused": [outcome for outcome in data["outcomes"] if outcome["refusal"] is not None],
+        "coverage": _coverage(outcomes, names),
+        "kinds": list(CATALOGUE),
+        "symbol": _SYMBOL,
+        "p_floor": min((outcome["evidence"]["p_floor"] for outcome in outcomes), default=None),
+    }
+
+
+def _shown(
+    weakness: Mapping[str, Any],
+    outcomes: Sequence[Mapping[str, Any]],
+    everyone: Sequence[str],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns a weakness with its picture and with who was not hit."""
+    series = weakness["evidence"]["series"]
+    replicates = [outcome for outcome in outcomes if _is_cell_of(outcome, weakness)]
+    hit = {entry["component"] for entry in weakness["affected"]}
+    picture = timeline(replicates, series, _bound(series, settings), weakness["title"])
+    return {
+        **weakness,
+        "picture": Markup(picture),  # noqa: S704 (drawn by us from numbers; every text in it is escaped)
+        "not_hit": [name for name in everyone if name not in hit],
+        "replicates": replicates,
+    }
+
+
+def _bound(series: str, settings: Mapping[str, Any]) -> float | None:
+    clauses = [c for c in settings["hypothesis"]["clauses"] if c["series"] == series and c["must"] != "keep"]
+    if not clauses:
+        return None
+    bound: float | None = clauses[0]["at_most"] if clauses[0]["at_most"] is not None else clauses[0]["at_least"]
+    return bound
+
+
+def _unconfirmed(
+    outcomes: Sequence[Mapping[str, Any]], weaknesses: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Returns experiments that showed or hinted at a weakness that was not confirmed, the last of each cell."""
+    confirmed = {(weakness["fault"]["kind"], weakness["fault"]["target"]) for weakness in weaknesses}
+    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for outcome in outcomes:
+        if outcome["fault"] is None or outcome["verdict"] not in {"weakness", "inconclusive", "tool_error"}:
+            continue
+        cell = (outcome["fault"]["kind"], outcome["fault"]["target"]["name"])
+        if cell not in confirmed:
+            last[cell] = outcome
+    return list(last.values())
+
+
+def _coverage(outcomes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Returns the worst verdict of every component and fault kind; empty where nothing was tried."""
+    grid: dict[str, dict[str, str]] = {name: {} for name in names}
+    for outcome in outcomes:
+        if outcome["fault"] is not None:
+            row, kind = grid.setdefault(outcome["fault"]["target"]["name"], {}), outcome["fault"]["kind"]
+            row[kind] = min(row.get(kind, "invalid"), outcome["verdict"], key=_WORST_FIRST.index)
+    return grid
+
+
+def _is_cell_of(outcome: Mapping[str, Any], weakness: Mapping[str, Any]) -> bool:
+    fault = outcome["fault"]
+    wanted = weakness["fault"]
+    return fault is not None and (fault["kind"], fault["target"]["name"], fault["intensity"]) == (
+        wanted["kind"],
+        wanted["target"],
+        wanted["intensity"],
+    )
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    """Shows a number for people; unknown is said, not shown as 0."""
+    return "unknown" if value is None else f"{value:.{digits}g}"

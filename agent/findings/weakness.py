@@ -1,0 +1,179 @@
+"""A confirmed weakness: the product of this project, as data."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from actuators.catalogue import kind_of
+from actuators.fault import Fault
+from envs.confirmation import Cell, Fingerprint, Replicates
+from envs.experiment import Outcome
+from envs.hypothesis import Mechanism
+from envs.scoring import Verdict
+from envs.telemetry.snapshot import component_of
+
+from .remedies import Remedy
+
+HIGH, MEDIUM = 0.75, 0.4
+
+_DEED = {
+    "pod.kill": "Killing one instance of {target}",
+    "pod.pause": "Freezing one instance of {target}",
+    "network.delay": "Delaying traffic into {target} by {amount:g} ms",
+    "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",
+}
+_CONSEQUENCE = {
+    Mechanism.UNAVAILABLE: "makes requests fail",
+    Mechanism.STUCK: "stops training",
+    Mechanism.LOST_PROGRESS: "loses training progress",
+    Mechanism.WRONG_ANSWERS: "makes answers wrong",
+    Mechanism.SLOW: "makes answers slow",
+    Mechanism.NOT_RECOVERED: "leaves damage behind after it has ended",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """Why a weakness is believed.
+
+    Attributes:
+        reproduced: experiments on the cell that showed it.
+        attempts: valid experiments on the cell.
+        p: the largest p-value among those that showed it.
+        e_value: the product of all attempts' e-values.
+    """
+
+    reproduced: int
+    attempts: int
+    p: float
+    e_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Weakness:
+    """One confirmed weakness, as it stands in `weaknesses.json`."""
+
+    id: str
+    fingerprint: str
+    title: str
+    fault: dict[str, Any]
+    mechanism: str
+    hypothesis: str
+    verdict: str
+    evidence: dict[str, Any]
+    severity: str
+    confidence: dict[str, Any]
+    affected: list[dict[str, Any]]
+    recovery_s: float | None
+    reproducer: dict[str, Any]
+    remedy: dict[str, str]
+    state: str
+    first_seen: str
+    last_seen: str
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the weakness as a JSON object."""
+        return asdict(self)
+
+
+def identifier(fingerprint: Fingerprint) -> str:
+    """Returns the name under which a weakness is known to people; the same in every run."""
+    return "W-" + hashlib.sha256(str(fingerprint).encode()).hexdigest()[:8]
+
+
+def weakness_of(
+    fingerprint: Fingerprint,
+    cell: Cell,
+    replicates: Replicates,
+    outcomes: Sequence[Outcome],
+    *,
+    severity_of: Callable[[Outcome], float],
+    mildest: Cell,
+    remedy: Remedy,
+    seed: int,
+    seen_at: str,
+) -> Weakness:
+    """Returns the record of a weakness.
+
+    Args:
+        fingerprint: what it is.
+        cell: the cell that confirmed it.
+        replicates: the cell's experiments.
+        outcomes: all experiments of the run; those on the cell are its evidence.
+        severity_of: how much an experiment's result matters, in [0, 1].
+        mildest: the mildest cell of the same arm that was seen to show it.
+        remedy: what to do about it.
+        seed: of the campaign.
+        seen_at: UTC, ISO 8601.
+    """
+    shown = [o for o in outcomes if o.fault is not None and Cell.of(o.fault) == cell and o.verdict is Verdict.WEAKNESS]
+    clearest = max(shown, key=lambda outcome: outcome.evidence.anomaly_score)
+    fault = clearest.fault
+    if fault is None:
+        raise ValueError(f"{fingerprint} has no experiment that shows it")
+    broken = next((b for b in clearest.score.broken if b.mechanism is fingerprint.mechanism), clearest.score.broken[0])
+    return Weakness(
+        id=identifier(fingerprint),
+        fingerprint=str(fingerprint),
+        title=title_of(fault, fingerprint.mechanism),
+        fault={
+            "kind": fault.kind,
+            "target": fault.target.name,
+            "intensity": fault.intensity,
+            "duration_s": fault.duration_s,
+        },
+        mechanism=str(fingerprint.mechanism),
+        hypothesis=broken.clause,
+        verdict=str(Verdict.WEAKNESS),
+        evidence=evidence_json(clearest) | {"observed": broken.worst, "series": broken.series},
+        severity=severity_word(max(map(severity_of, shown))),
+        confidence=asdict(
+            Confidence(
+                replicates.reproduced,
+                len(replicates.evidence),
+                max(outcome.evidence.p for outcome in shown),
+                replicates.e_product,
+            )
+        ),
+        affected=[
+            {"series": series, "component": component_of(series), "tolerances": round(size, 2)}
+            for series, size in clearest.score.moved
+        ],
+        recovery_s=clearest.score.recovery_s,
+        reproducer={
+            "command": f"backburn replay {identifier(fingerprint)}",
+            "intensity": mildest.intensity,
+            "amount": kind_of(fault.kind).described(mildest.intensity),
+        },
+        remedy={"text": remedy.text, "source": remedy.source},
+        state="confirmed",
+        first_seen=seen_at,
+        last_seen=seen_at,
+        seed=seed,
+    )
+
+
+def title_of(fault: Fault, mechanism: Mechanism | None) -> str:
+    """Returns a weakness in one sentence without numbers of its effect."""
+    amount = kind_of(fault.kind).amount(fault.intensity)
+    deed = _DEED.get(fault.kind, "{kind} on {target}").format(kind=fault.kind, target=fault.target, amount=amount)
+    return f"{deed} {_CONSEQUENCE.get(mechanism, 'breaks a promise') if mechanism else 'breaks a promise'}"
+
+
+def severity_word(severity: float) -> str:
+    """Returns `high`, `medium` or `low`."""
+    return "high" if severity >= HIGH else "medium" if severity >= MEDIUM else "low"
+
+
+def evidence_json(outcome: Outcome) -> dict[str, Any]:
+    """Returns an experiment's evidence as JSON: what is not a number becomes null, never a made-up one."""
+    data = asdict(outcome.evidence)
+    data["verdict"] = str(outcome.verdict)
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in data.items()
+    }

@@ -1,0 +1,51 @@
+"""What a policy is, and the simple ones that every other has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from envs.encoding import observed
+
+Observation: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+
+class Policy(Protocol):
+    """Chooses the next experiment."""
+
+    def choose(self, observation: Observation, mask: Mask) -> int:
+        """Returns an action that the mask allows.
+
+        Args:
+            observation: as `envs.encoding.observe` makes it.
+            mask: which actions are allowed, shape (actions,); the last one stops and is always allowed.
+        """
+        ...
+
+
+class RandomPolicy:
+    """Takes any allowed experiment; stops only when there is none."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+
+    def choose(self, observation: Observation, mask: Mask) -> int:
+        """Returns an allowed experiment, all equally likely."""
+        allowed = np.flatnonzero(mask[:-1])
+        return int(self._random.choice(allowed)) if len(allowed) else len(mask) - 1
+
+
+class RoundRobinPolicy:
+    """Takes the allowed experiment that was tried least, the mildest and cheapest first."""
+
+    def choose(self, observation: Observation, mask: Mask) -> int:
+        """Returns the least tried allowed experiment."""
+        allowed = np.flatnonzero(mask[:-1])
+        if not len(allowed):
+            return len(mask) - 1
+        keys = [observed(observation, name).reshape(-1)[allowed] for name in ("intensity", "duration_min", "tried")]
+        return int(allowed[np.lexsort(keys)[0]])

@@ -1,0 +1,100 @@
+"""Contextual Thompson sampling: a Bayesian guess at every arm's odds, learned across arms, drawn anew each time.
+
+Bayesian linear regression of "was a weakness" on attributes that arms share (role, family, intensity, redundancy) plus
+one random effect per (component, kind) and per arm, so that what a cell showed counts most for itself, less for its
+siblings, and least for its family. One draw from the posterior decides (Agrawal and Goyal, "Thompson sampling for
+contextual bandits with linear payoffs", ICML 2013). The draw is turned into worth per minute: a weakness pays only when
+it is confirmed, so a promising cell is worth its replicate, and a confirmed one is worth nothing more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from envs.encoding import COMPONENT_FEATURES, FAMILIES, ROLES, observed
+
+from .policy import Mask, Observation
+
+_PRIOR_MEAN = 0.3
+_ROLE_SD, _SHARED_SD, _KIND_SD, _ARM_SD, _NOISE_SD = 0.15, 0.15, 0.35, 0.1, 0.25
+_OVERHEAD_MIN = 0.5
+"""What an experiment costs beside the time in force: reference and post windows, recovery."""
+
+_SIBLING_WORTH = 0.05
+"""Worth of another level of a kind that is confirmed on this component: most likely the same weakness again."""
+
+
+class ThompsonPolicy:
+    """Contextual Thompson sampling over arms; everything it knows is in the observation."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+
+    def choose(self, observation: Observation, mask: Mask) -> int:
+        """Returns the allowed experiment with the highest drawn worth per minute."""
+        allowed = np.flatnonzero(mask[:-1])
+        if not len(allowed):
+            return len(mask) - 1
+        odds = self._draw(observation)
+        worth = _worth_per_minute(observation, odds).reshape(-1)
+        return int(allowed[np.argmax(worth[allowed])])
+
+    def _draw(self, observation: Observation) -> npt.NDArray[np.float64]:
+        """Draws P(weak) of every arm from the posterior, shape (C, K, L)."""
+        features, prior_sd = _design(observation)
+        tries = np.stack([observed(observation, name) for name in ("weakness", "resilient")], -1).reshape(-1, 2) * 8.0
+        decided = tries.sum(1)
+        seen = np.flatnonzero(decided > 0)
+        precision = np.diag(prior_sd**-2)
+        pull = np.zeros(features.shape[1])
+        if len(seen):
+            rows, weights = features[seen], decided[seen] / _NOISE_SD**2
+            precision = precision + rows.T @ (rows * weights[:, None])
+            pull = rows.T @ (weights * (tries[seen, 0] / decided[seen] - _PRIOR_MEAN))
+        covariance = np.linalg.inv(precision)
+        weights_drawn = self._random.multivariate_normal(covariance @ pull, covariance, method="cholesky")
+        drawn = _PRIOR_MEAN + features @ weights_drawn
+        odds: npt.NDArray[np.float64] = np.clip(drawn, 0.01, 0.99).reshape(observation["arms"].shape[:3])
+        return _no_milder_than_resilient(odds, observation)
+
+
+def _design(observation: Observation) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Returns the features of every arm, shape (arms, features), and each weight's prior standard deviation."""
+    components, arms = observation["components"], observation["arms"]
+    c, k, levels = arms.shape[:3]
+    roles = components[:, : len(ROLES) + 1]
+    families = arms[..., : len(FAMILIES)]
+    shape = (c, k, levels)
+    role_family = np.einsum("cr,cklf->cklrf", roles, families).reshape(*shape, -1)
+    shared = [
+        np.broadcast_to(components[:, None, None, COMPONENT_FEATURES.index(name), None], (*shape, 1))
+        for name in ("redundant", "dependents_share")
+    ] + [observed(observation, name)[..., None] for name in ("whole_component", "latent", "intensity")]
+    cell = np.broadcast_to(np.eye(c * k).reshape(c, k, 1, c * k), (*shape, c * k))
+    arm = np.eye(c * k * levels).reshape(*shape, -1)
+    blocks = [(role_family, _ROLE_SD), (np.concatenate(shared, -1), _SHARED_SD), (cell, _KIND_SD), (arm, _ARM_SD)]
+    features = np.concatenate([block for block, _ in blocks], -1).reshape(c * k * levels, -1).astype(np.float64)
+    return features, np.concatenate([np.full(block.shape[-1], sd) for block, sd in blocks])
+
+
+def _no_milder_than_resilient(odds: npt.NDArray[np.float64], observation: Observation) -> npt.NDArray[np.float64]:
+    """Lowers the odds of levels below one that was borne: what survives more survives less."""
+    borne = (observed(observation, "resilient") > 0) & (observed(observation, "weakness") == 0)
+    borne_above = np.flip(np.logical_or.accumulate(np.flip(borne, -1), -1), -1)
+    return np.where(borne_above, 0.1 * odds, odds)
+
+
+def _worth_per_minute(observation: Observation, odds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Returns what one more experiment on each arm is worth per minute, shape (C, K, L)."""
+    minutes = observed(observation, "duration_min") + _OVERHEAD_MIN
+    dependents = observation["components"][:, COMPONENT_FEATURES.index("dependents_share")]
+    severity = 0.5 + 0.5 * dependents[:, None, None]
+    # Evidence is measured in confirmations; each replicate that shows the weakness again adds about half of one.
+    missing = np.clip(np.ceil(2.0 * (1.0 - observed(observation, "evidence"))), 1.0, 4.0)
+    chance = odds * np.where(observed(observation, "weakness") > 0, 0.9, odds) ** (missing - 1.0)
+    confirmed = observed(observation, "confirmed") > 0
+    known = confirmed.any(-1, keepdims=True)
+    worth: npt.NDArray[np.float64] = severity * chance / (minutes * missing)
+    worth = np.where(known, _SIBLING_WORTH * worth, worth)
+    return np.where(confirmed, 0.0, worth)

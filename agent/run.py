@@ -1,0 +1,215 @@
+"""One run, from settings to a report: bring up, calibrate, campaign, end everything, write down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from actuators.errors import BadInput, Unsafe
+from envs.chaos import ChaosEnv
+from envs.experiment import Experimenter, Interrupted, NotSteady
+
+from .build import LocalWorld, SimulatedWorld, policy_named
+from .calibration import recalled, remember
+from .campaign import Budget, Campaign, Result
+from .findings.ground_truth import compare
+from .findings.ledger import Ledger
+from .findings.record import RunFolder, now_text
+from .findings.report import write_reports
+from .interruption import Interruption
+from .learning.policy import Policy
+from .progress import Display, PhaseClock
+from .settings import Settings
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where the time of a run went, seconds.
+
+    Attributes:
+        startup_s: per part of the embedded platform, when it was up.
+        bring_up_s: from nothing to a platform that serves, watchdog included.
+        calibration_s: until the scorer knew the cluster.
+        campaign_s: from the first gate to the last revert.
+        agent_cpu_s: processor time of the agent during the campaign.
+        agent_own_s: time of the campaign in which the agent did not wait for the cluster.
+        phases_s: per phase of experiments, how long it took in all.
+        phase_entries: per phase, how often it was entered.
+    """
+
+    startup_s: Mapping[str, float] = field(default_factory=dict)
+    bring_up_s: float = 0.0
+    calibration_s: float = 0.0
+    campaign_s: float = 0.0
+    agent_cpu_s: float = 0.0
+    agent_own_s: float = 0.0
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    phase_entries: Mapping[str, int] = field(default_factory=dict)
+
+
+class Run:
+    """One run.
+
+    Args:
+        settings: all of them.
+        out: the run's folder; must not exist.
+        console: where progress is shown.
+        dry_run: everything happens but the harm.
+        policy: makes the policy, in place of the one that the settings name.
+
+    Raises:
+        BadInput: something that was asked for cannot be done; nothing was started.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        console: Console,
+        *,
+        dry_run: bool = False,
+        policy: Callable[[ChaosEnv], Policy] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._dry_run = dry_run
+        named = policy_named(settings.campaign.policy, np.random.default_rng(settings.campaign.seed))
+        self._policy = policy or (lambda env: named)
+        self.folder = RunFolder(out)
+        self.folder.settings(settings.model_dump(mode="json"))
+        self.result = Result()
+        self.timings = Timings()
+        self._display = Display(console, settings.campaign.budget_min)
+        self._phases = PhaseClock(self._display)
+        self._interruption = Interruption()
+
+    def execute(self) -> Result:
+        """Runs the campaign and leaves its report; whatever ends it, nothing stays in force.
+
+        Returns:
+            What was found.
+
+        Raises:
+            BadInput: a setting, port or folder cannot be used; nothing was left running.
+            Unsafe: going on could do harm that nobody allowed.
+            BackburnError: the tool itself failed; what was found before is in the report.
+        """
+        try:
+            with self._interruption.on_signals(), self._display, ExitStack() as ends:
+                world = self._bring_up()
+                ends.callback(world.close)
+                self._campaign(world)
+                self._phases.entered("ending everything", None, None)
+        except (Interrupted, NotSteady) as error:
+            self.result.ended_by = str(error)
+        except (BadInput, Unsafe):
+            self.folder.discard_if_empty()
+            raise
+        except BaseException as error:
+            self.result.ended_by = f"{type(error).__name__}: {error}"
+            self._conclude("failed")
+            raise
+        self._conclude("interrupted" if self._interruption.asked() else "done")
+        return self.result
+
+    def _bring_up(self) -> LocalWorld | SimulatedWorld:
+        if self._settings.cluster.kind == "simulated":
+            return SimulatedWorld(self._settings, self._phases, dry_run=self._dry_run)
+        with self._timed("bring_up_s"):
+            return LocalWorld(
+                self._settings,
+                config=(self.folder.path / "settings.yaml").resolve(),
+                logs=(self.folder.path / "platform").resolve(),
+                observer=self._phases,
+                told=self._started,
+                interrupted=self._interruption.asked,
+                dry_run=self._dry_run,
+            )
+
+    def _campaign(self, world: LocalWorld | SimulatedWorld) -> None:
+        if isinstance(world, LocalWorld):
+            experimenter = world.start(None)
+            self._interruption.tell(experimenter.supervisor.interrupt)
+            self._calibrate(experimenter)
+        campaign = self._settings.campaign
+        budget = Budget(campaign.budget_min, campaign.reserve_share, campaign.sham_share)
+        env = ChaosEnv(world, budget_min=budget.choices_min, max_experiments=campaign.experiments)
+        env.reset(seed=campaign.seed)
+        self._interruption.tell(env.experimenter.supervisor.interrupt)
+        self.folder.note(state="running", topology=_topology(env))
+        cpu_s, waited_s = time.process_time(), env.experimenter.waited_s
+        with self._timed("campaign_s"):
+            Campaign(
+                env,
+                self._policy(env),
+                budget,
+                record=self.folder,
+                progress=self._display,
+                result=self.result,
+                seed=campaign.seed,
+                stopwatch=time.perf_counter,
+            ).run()
+        self.timings.agent_cpu_s = time.process_time() - cpu_s
+        self.timings.agent_own_s = self.timings.campaign_s - (env.experimenter.waited_s - waited_s)
+
+    def _calibrate(self, experimenter: Experimenter) -> None:
+        """Learns how the cluster wanders by itself; what an earlier run learnt counts if it still fits."""
+        store = self._settings.cluster_state_dir / "calibration.npz"
+        calibration = experimenter.scorer.calibration
+        with self._timed("calibration_s"):
+            earlier = recalled(store, calibration, experimenter.cluster.topology())
+            experimenter.calibrate(24 if earlier else self._settings.scoring.units)
+            if earlier and calibration.resembles(earlier):
+                calibration.stretches.extend(earlier)
+            experimenter.calibrate(self._settings.scoring.units)
+        remember(store, calibration, experimenter.cluster.topology())
+
+    def _conclude(self, state: str) -> None:
+        """Writes down what was found, whatever ended the run."""
+        settings, result = self._settings, self.result
+        self.timings.phases_s, self.timings.phase_entries = self._phases.seconds, self._phases.entries
+        ledger = Ledger(settings.cluster_state_dir / "ledger.db")
+        weaknesses = [weakness.to_json() for weakness in ledger.record(result.weaknesses)]
+        ledger.close()
+        self.folder.json("weaknesses.json", weaknesses)
+        if settings.cluster.kind == "local":
+            truth = compare(settings.cluster.staging().switches.to_mapping(), weaknesses)
+            self.folder.json("ground_truth.json", truth)
+        self.folder.note(
+            state=state,
+            ended_at=now_text(),
+            ended_by=result.ended_by,
+            spent_min=result.spent_min,
+            decision_s=result.decision_s,
+            shams={"run": result.shams, "alarms": result.sham_alarms},
+            timings=asdict(self.timings),
+        )
+        write_reports(self.folder.path)
+
+    def _started(self, parts: Mapping[str, float]) -> None:
+        self.timings.startup_s = dict(parts)
+        self._display.started(parts)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began_s = time.monotonic()
+        try:
+            yield
+        finally:
+            setattr(self.timings, name, time.monotonic() - began_s)
+
+
+def _topology(env: ChaosEnv) -> dict[str, Any]:
+    return {
+        "components": [
+            {"name": c.name, "role": c.role, "replicas": c.replicas, "depends_on": list(c.depends_on)}
+            for c in env.topology.components
+        ],
+        "observers": {name: list(needs) for name, needs in env.topology.observers.items()},
+    }

@@ -1,0 +1,281 @@
+"""One validated settings model, read once: YAML file, then environment (`BACKBURN_…`), then command line.
+
+Every section is owned by the room that it configures; here they are only put together. A wrong key names the nearest
+right one, and a limit that would stop an experiment before its hypothesis is broken is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from actuators.errors import BadInput
+from envs.experiment import Patience
+from envs.hypothesis import Hypothesis
+from envs.staging.errors import BadInput as PlatformBadInput
+from envs.staging.settings import StagingSettings
+from envs.windows import Shape
+from safety.limits import Limits
+
+PACKAGED = Path(__file__).resolve().parent.parent / "configs"
+"""The settings files that come with Backburn."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ClusterSettings(_Section):
+    """Which cluster is experimented on."""
+
+    kind: Literal["local", "simulated"]
+    """`local`: the embedded staging ML cluster, real processes on this host. `simulated`: nothing real at all."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Names the state folder; `limits.cluster_id` pins it."""
+
+    environment: str = "staging"
+    """What the cluster is for; `limits.environment` must name it."""
+
+    switches: Mapping[str, str] = {}
+    """Known weaknesses of the embedded cluster, `weak` or `hardened`; its own processes alone read them."""
+
+    platform: Mapping[str, int | float] = {}
+    """Sizes and speeds of the embedded cluster (`envs.staging.settings.StagingSettings`)."""
+
+    @model_validator(mode="after")
+    def _is_a_platform(self) -> Self:
+        self.staging()
+        return self
+
+    def staging(self) -> StagingSettings:
+        """Returns what the embedded cluster is started with."""
+        data = {"cluster_id": self.id, "environment": self.environment, "switches": dict(self.switches)}
+        try:
+            return StagingSettings.from_json(json.dumps(data | dict(self.platform)))
+        except PlatformBadInput as error:
+            raise ValueError(str(error)) from error
+
+
+class CampaignSettings(_Section):
+    """How long, with which policy, and how honestly."""
+
+    budget_min: Annotated[float, Field(gt=0)] = 10.0
+    """Minutes from the first gate to the last revert; start-up and calibration are not counted."""
+
+    experiments: Annotated[int, Field(gt=0)] | None = None
+    """Most experiments that the policy may choose; no limit but the minutes if absent."""
+
+    policy: str = "thompson"
+    """`random`, `round_robin` or `thompson`."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds every random choice of the campaign."""
+
+    reserve_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the budget that is kept for shams and for shrinking what was found."""
+
+    sham_share: Annotated[float, Field(ge=0.1, le=0.5)] = 0.1
+    """Share of experiments without a fault; what they alarm on is false, and is published."""
+
+
+class SafetySettings(_Section):
+    """How the agent is watched."""
+
+    lease_ttl_s: Annotated[float, Field(ge=2)] = 5.0
+    """An agent that is silent for longer counts as hung, seconds."""
+
+    grace_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long after its deadline the watchdog looks for a fault once more, seconds."""
+
+
+class ScoringSettings(_Section):
+    """How measurements become verdicts."""
+
+    window_s: Annotated[float, Field(gt=0)] = 3.0
+    """Length of a window, seconds."""
+
+    reference_windows: Annotated[int, Field(ge=1)] = 4
+    """Windows before an injection that the later ones are compared with."""
+
+    units: Annotated[int, Field(ge=24)] = 80
+    """Fault-free units to collect before the first experiment; with 80, two replicates can confirm a weakness."""
+
+    alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.05
+    """Level of a single verdict."""
+
+
+class TelemetrySettings(_Section):
+    """How often is looked, and how long is waited."""
+
+    period_s: Annotated[float, Field(gt=0)] = 0.5
+    """Time between two looks, seconds."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 0.4
+    """How long an exporter may take, seconds."""
+
+
+class Settings(BaseSettings):
+    """Everything that a run can be told."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="BACKBURN_",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    cluster: ClusterSettings
+    campaign: CampaignSettings = CampaignSettings()
+    hypothesis: Hypothesis
+    limits: Limits
+    repairs: Mapping[str, str] = {}
+    """Per component, the repair that its owners allow when it does not come back."""
+    safety: SafetySettings = SafetySettings()
+    scoring: ScoringSettings = ScoringSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    patience: Patience = Patience()
+    state_dir: Path = Path("state")
+    """What outlives runs: journal, ledger, lever, lease, calibration."""
+    runs_dir: Path = Path("runs")
+    """Where a run leaves its record and its report."""
+
+    @property
+    def shape(self) -> Shape:
+        """How time is cut into windows."""
+        samples = max(1, round(self.scoring.window_s / self.telemetry.period_s))
+        return Shape(self.scoring.window_s, self.scoring.reference_windows, samples)
+
+    @property
+    def cluster_state_dir(self) -> Path:
+        """The state folder of this cluster."""
+        return self.state_dir / self.cluster.id
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Reads and validates a settings file.
+
+    Args:
+        path: the YAML file.
+        overrides: dotted keys and values that win over the file and the environment; None values are left out.
+
+    Raises:
+        BadInput: it cannot be read, or does not say something sensible; one line with what, where and what is allowed.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read the settings {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{path} holds {type(data).__name__}; expected a mapping of sections")
+    try:
+        settings = _layered(data)(**_nested(overrides or {}))
+    except ValidationError as error:
+        raise BadInput(f"{path}: {_one_line(error)}") from error
+    except (BadInput, SettingsError) as error:
+        raise BadInput(f"{path}: {error}") from error
+    _require_limits_outside_hypothesis(settings, path)
+    return settings
+
+
+def _layered(data: dict[str, Any]) -> type[Settings]:
+    """Returns the settings model with a file's content as its lowest layer: arguments, then environment, then file."""
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, data)
+
+    return Layered
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns dotted keys into nested mappings; keys without a value are left out."""
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        if value is not None:
+            *sections, key = dotted.split(".")
+            place = nested
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[key] = value
+    return nested
+
+
+def _require_limits_outside_hypothesis(settings: Settings, path: Path) -> None:
+    """Refuses limits that would end an experiment before it can show anything."""
+    clauses = {clause.series: clause for clause in settings.hypothesis.clauses if clause.must == "hold"}
+    needed_s = settings.hypothesis.samples * settings.telemetry.period_s
+    for series, limit in settings.limits.service_levels.items():
+        clause = clauses.get(series)
+        if clause is None:
+            raise BadInput(f"{path}: limits.service_levels names {series}, on which no clause says `hold`")
+        inside = (limit.at_most is not None and clause.at_most is not None and limit.at_most <= clause.at_most) or (
+            limit.at_least is not None and clause.at_least is not None and limit.at_least >= clause.at_least
+        )
+        if inside or limit.for_s < needed_s:
+            raise BadInput(
+                f"{path}: limits.service_levels.{series} ({limit} for {limit.for_s:g} s) lies inside of the hypothesis "
+                f"({clause} for {needed_s:g} s); it must be looser, or no weakness could ever be seen"
+            )
+
+
+def _one_line(error: ValidationError) -> str:
+    """Says the first problem in one line: where, what, and what would be allowed."""
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if isinstance(part, str | int)]
+    where = ".".join(map(str, location))
+    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        allowed = _keys_at(location[:-1])
+        nearest = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"allowed are {', '.join(allowed)}"
+        return f"unknown key {where!r}; {hint}"
+    if first["type"] == "missing":
+        return f"{where!r} is missing"
+    message = re.sub(r"^Value error, ", "", first["msg"])
+    got = first.get("input")
+    shown = f", got {got!r}" if isinstance(got, str | int | float | bool) or got is None else ""
+    return f"{where!r}: {message}{shown}"
+
+
+def _keys_at(location: list[str | int]) -> list[str]:
+    """Returns the keys that are allowed at a place of the settings."""
+    kind: object = Settings
+    for part in location:
+        # Inside of a sequence or a mapping there is one type for all: its last argument.
+        kind = _fields(kind).get(str(part)) or get_args(kind)[-1]
+        while get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+    return sorted(_fields(kind))
+
+
+def _fields(kind: object) -> dict[str, object]:
+    """Returns the fields of a model or dataclass with their types, nothing for any other type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return dict(get_type_hints(kind)) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else {}

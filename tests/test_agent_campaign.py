@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from agent.build import policy_named
+from agent.campaign import Budget, Campaign, Result
+from agent.findings.report import load_run, rendered
+from agent.run import Run
+from agent.settings import load
+from envs.chaos import ChaosEnv
+from envs.clusters.simulated import Hidden
+from envs.scoring import Verdict
+from tests.conftest import config_file
+from tests.simulation import simulation
+from tests.waiting import wait_until
+
+WEAK = Hidden({"gateway": 1, "model-server": 1, "feature-store": 1, "trainer": 2}, frozenset({"feature_timeout"}))
+
+
+class Log:
+    """Remembers what a campaign told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, Verdict]] = []
+        self.found = []
+
+    def outcome(self, outcome, why) -> None:
+        self.outcomes.append((why, outcome.verdict))
+
+    def chose(self, fault, spent_min) -> None:
+        """Not of interest."""
+
+    def judged(self, outcome, why) -> None:
+        """Not of interest."""
+
+    def confirmed(self, weakness) -> None:
+        self.found.append(weakness)
+
+
+def campaigned(settings, tmp_path, policy="thompson", minutes=20.0, seed=0, hidden=WEAK):
+    world = simulation(settings, tmp_path, hidden=hidden)
+    budget = Budget(minutes, 0.2, 0.1)
+    env = ChaosEnv(world, budget_min=budget.choices_min)
+    log, result = Log(), Result()
+    policy = policy_named(policy, np.random.default_rng(seed))
+    Campaign(env, policy, budget, record=log, progress=log, result=result, seed=seed, stopwatch=lambda: 0.0).run()
+    return world, env, log, result
+
+
+def test_a_campaign_confirms_what_is_weak_and_claims_nothing_else(settings, tmp_path):
+    _, _, log, result = campaigned(settings, tmp_path)
+    fingerprints = {weakness.fingerprint for weakness in result.weaknesses}
+    assert "pod.kill|model-server|unavailable" in fingerprints
+    assert any(f.startswith("network.delay|feature-store|") for f in fingerprints)
+    assert not any("trainer" in f for f in fingerprints)
+    assert [w.id for w in log.found] == [w.id for w in result.weaknesses]
+    assert result.spent_min <= 20.0 + 3.0
+
+
+@pytest.mark.parametrize("policy", ["random", "round_robin", "thompson"])
+def test_at_least_one_experiment_in_ten_is_a_sham(settings, tmp_path, policy):
+    _, _, log, result = campaigned(settings, tmp_path, policy)
+    assert result.shams >= len(log.outcomes) / 10
+    assert result.sham_alarms == 0
+
+
+def test_every_outcome_is_recorded_with_its_purpose(settings, tmp_path):
+    hidden = Hidden(weak=frozenset({"checkpoint"}))
+    _, env, log, _ = campaigned(settings, tmp_path, "round_robin", minutes=40.0, hidden=hidden)
+    purposes = [why for why, _ in log.outcomes]
+    assert set(purposes) <= {"choice", "control", "sham", "shrink"}
+    assert len(purposes) - purposes.count("sham") == len(env.outcomes)
+
+
+def test_a_confirmed_weakness_is_shrunk_to_its_mildest_form(settings, tmp_path):
+    _, _, log, result = campaigned(settings, tmp_path, minutes=40.0)
+    delay = next(w for w in result.weaknesses if w.fingerprint.startswith("network.delay|feature-store"))
+    assert delay.reproducer["intensity"] == 0.5, "125 ms is borne, 500 ms is not"
+    assert "shrink" in {why for why, _ in log.outcomes}
+
+
+def test_thompson_spends_its_minutes_better_than_chance(settings, tmp_path):
+    """On the same clusters and minutes; a sanity check, no benchmark."""
+    found = {}
+    for policy in ("thompson", "random"):
+        total = 0
+        for seed in range(6):
+            folder = tmp_path / f"{policy}{seed}"
+            folder.mkdir()
+            state = settings.model_copy(update={"state_dir": folder})
+            world, _, _, result = campaigned(state, folder, policy, minutes=8.0, seed=seed)
+            total += len(result.weaknesses)
+            world.close()
+        found[policy] = total
+    assert found["thompson"] > found["random"], found
+
+
+# ---- a whole run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    settings = load(config_file(tmp_path, campaign={"budget_min": 12.0, "seed": 5}))
+    run = Run(settings, tmp_path / "run", Console(quiet=True))
+    run.execute()
+    return run.folder.path
+
+
+def test_a_run_leaves_everything_that_a_reader_needs(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "settings.yaml",
+        "run.json",
+        "outcomes.jsonl",
+        "weaknesses.json",
+        "report.html",
+        "report.md",
+        "report.json",
+    }
+    run = json.loads((finished / "run.json").read_text())
+    assert run["schema_version"] == 1
+    assert (run["state"], run["ended_by"]) == ("done", "the budget is spent")
+    assert len(run["decision_s"]) > 3
+    assert max(run["decision_s"]) < 0.5
+    data = load_run(finished)
+    assert len(data["outcomes"]) > 10
+    assert data["weaknesses"]
+
+
+def test_reports_are_made_from_the_folder_alone_and_say_the_same(finished):
+    for form in ("html", "md", "json"):
+        assert rendered(finished, form) == (finished / f"report.{form}").read_text()
+    html, markdown = rendered(finished, "html"), rendered(finished, "md")
+    for weakness in json.loads((finished / "weaknesses.json").read_text()):
+        assert weakness["id"] in html
+        assert weakness["title"] in markdown
+        assert weakness["remedy"]["source"] in html
+    assert json.loads(rendered(finished, "json"))["schema_version"] == 1
+
+
+def test_the_html_report_is_one_file_that_fetches_nothing(finished):
+    html = (finished / "report.html").read_text()
+    assert not re.search(r"<(script|link|img|iframe)\b", html)
+    assert html.count("<svg") == len(json.loads((finished / "weaknesses.json").read_text()))
+
+
+def test_names_from_outside_cannot_become_markup(finished):
+    path = finished / "run.json"
+    path.write_text(path.read_text().replace("the budget is spent", "<script>alert(1)</script>"))
+    assert "<script>" not in rendered(finished, "html")
+
+
+@pytest.mark.browser
+def test_the_report_reads_well_in_a_real_browser(finished, tmp_path):
+    """Chromium lays it out: the headings are there, pictures have a size, and nothing is wider than the page."""
+    probe = tmp_path / "probe.html"
+    script = (
+        "<script>addEventListener('load', () => { document.body.dataset.result = JSON.stringify({"
+        "wide: document.documentElement.scrollWidth, view: innerWidth,"
+        "pictures: [...document.querySelectorAll('svg')].map(s => [s.clientWidth, s.clientHeight]),"
+        "headings: [...document.querySelectorAll('h1,h2')].map(h => h.textContent)}) })</script>"
+    )
+    probe.write_text((finished / "report.html").read_text().replace("</body>", script + "</body>"))
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", probe.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    found = json.loads(re.search(r'data-result="([^"]*)"', dom).group(1).replace("&quot;", '"'))
+    assert found["wide"] <= found["view"]
+    assert found["pictures"]
+    assert all(width > 300 and height > 60 for width, height in found["pictures"])
+    assert "What was tried" in found["headings"]
+    assert "How far to trust this" in found["headings"]
+
+
+def test_a_dry_run_plans_and_touches_nothing(tmp_path):
+    settings = load(config_file(tmp_path, campaign={"budget_min": 3.0}))
+    run = Run(settings, tmp_path / "run", Console(quiet=True), dry_run=True)
+    result = run.execute()
+    data = load_run(run.folder.path)
+    tried = [outcome for outcome in data["outcomes"] if outcome["fault"] is not None]
+    assert tried
+    assert {outcome["verdict"] for outcome in tried} == {"invalid"}
+    assert result.weaknesses == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_valid_report(tmp_path, number):
+    config = config_file(tmp_path, campaign={"budget_min": 100_000.0})
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "agent", "run", "--config", str(config), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    outcomes = out / "outcomes.jsonl"
+    wait_until(lambda: outcomes.exists() and outcomes.stat().st_size > 0, within_s=30.0)
+    os.kill(process.pid, number)
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert f"interrupted: {signal.Signals(number).name}" in text
+    run = json.loads((out / "run.json").read_text())
+    assert run["state"] == "interrupted"
+    assert "confirmed weakness" in (out / "report.html").read_text()

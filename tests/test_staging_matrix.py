@@ -1,0 +1,142 @@
+"""Every switch, weak and hardened, on the real embedded cluster; and every fault with a death in its middle.
+
+    make test-staging
+
+Prints a table: which fault was to reveal which switch, what the verdict was, by which mechanism, and what it took.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from actuators.catalogue import kind_of
+from actuators.fault import Fault, Target
+from agent.build import LocalWorld
+from agent.findings.ground_truth import SWITCHES
+from agent.progress import Silent
+from agent.settings import load
+from envs.chaos import ChaosEnv
+from envs.scoring import Verdict
+from tests.embedded import INTENSITY, embedded_agent, embedded_config, recovered
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.staging
+
+ROWS: list[str] = []
+HEAD = f"{'switch':<26}{'state':<10}{'fault':<38}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'took':>8}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table() -> Iterator[None]:
+    yield
+    print("\n" + "\n".join([HEAD, *ROWS]))
+
+
+def started(folder, *weak: str) -> tuple[LocalWorld, ChaosEnv]:
+    config = embedded_config(folder, *weak)
+    world = LocalWorld(
+        load(config),
+        config=config,
+        logs=folder / "logs",
+        observer=Silent(),
+        told=lambda parts: None,
+        interrupted=lambda: False,
+    )
+    try:
+        world.start(None).calibrate(24)
+        return world, ChaosEnv(world, budget_min=60.0)
+    except BaseException:
+        world.close()
+        raise
+
+
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory) -> Iterator[ChaosEnv]:
+    world, env = started(tmp_path_factory.mktemp("hardened"))
+    yield env
+    world.close()
+
+
+def revealed(env: ChaosEnv, switch: str, state: str):
+    """Runs the experiment that should tell whether a switch is weak, and notes it in the table."""
+    sign = SWITCHES[switch][0]
+    fault = Fault(sign.kind, Target(sign.role), INTENSITY[sign.kind], kind_of(sign.kind).duration_s)
+    began_s = time.monotonic()
+    outcome = env.experiment(fault)
+    back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"
+    ROWS.append(
+        f"{switch:<26}{state:<10}{sign.kind + ' on ' + sign.role:<38}{outcome.verdict:<14}"
+        f"{outcome.mechanism or '-':<16}{outcome.evidence.p:>7.3f}{back:>12}{time.monotonic() - began_s:>6.0f} s"
+    )
+    print(ROWS[-1], "|", outcome.score.reason)
+    return outcome, sign
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_hardened(hardened, switch):
+    outcome, _ = revealed(hardened, switch, "hardened")
+    assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_weak(tmp_path, switch):
+    world, env = started(tmp_path, switch)
+    try:
+        outcome, sign = revealed(env, switch, "weak")
+        assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
+        assert outcome.mechanism in sign.mechanisms
+    finally:
+        world.close()
+
+
+# ---- deaths -------------------------------------------------------------------------------------------------------
+
+DEATHS = {
+    "pod.kill": "model-server",
+    "pod.pause": "model-server",
+    "network.delay": "feature-store",
+    "model.checkpoint_corrupt": "trainer",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """One state folder for all deaths: every start after a crash is a start on what the crash has left."""
+    return tmp_path_factory.mktemp("deaths")
+
+
+@pytest.mark.parametrize("kind", DEATHS)
+def test_the_agent_is_killed_in_the_middle(place, kind):
+    config = embedded_config(place)
+    with embedded_agent(config, place, kind, DEATHS[kind]) as agent:
+        os.kill(agent.process.pid, signal.SIGKILL)
+        killed_s = time.monotonic()
+        wait_until(lambda: not agent.trace.left(), within_s=10.0)
+        print(f"{kind}: everything gone {time.monotonic() - killed_s:.2f} s after SIGKILL")
+    assert recovered(config) == {"open": [], "leaked": []}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_the_agent_is_asked_to_end_in_the_middle(place, number):
+    config = embedded_config(place)
+    with embedded_agent(config, place, "pod.pause", "model-server") as agent:
+        os.kill(agent.process.pid, number)
+        assert agent.said() == "stopped interrupted True"
+        assert agent.process.wait(30) == 0
+        assert agent.trace.left() == []
+    assert recovered(config) == {"open": [], "leaked": []}
+
+
+def test_the_watchdog_is_killed_in_the_middle(place):
+    config = embedded_config(place)
+    with embedded_agent(config, place, "network.delay", "feature-store") as agent:
+        os.kill(agent.watchdog_pid(), signal.SIGKILL)
+        assert agent.said() == "stopped watchdog True"
+        assert agent.process.wait(30) == 0
+        assert agent.trace.left() == []
+    assert recovered(config) == {"open": [], "leaked": []}
