@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from .build import handle_path
+from .build.local import handle_path
 from .run import Run
 from .settings import PACKAGED, Settings, load
 

@@ -19,7 +19,8 @@ from actuators.catalogue import LEVELS
 from actuators.fault import Fault
 from envs.chaos import ChaosEnv, severity
 from envs.confirmation import Cell, Fingerprint
-from envs.experiment import Interrupted, NotSteady, Outcome
+from envs.experiment import Interrupted, NotSteady
+from envs.outcome import Outcome
 from envs.scoring import Verdict
 
 from .findings.record import now_text

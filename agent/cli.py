@@ -156,13 +156,13 @@ def recover(
     ] = None,
 ) -> None:
     """Takes out whatever a dead run has left in force, and says what could not be taken out."""
-    from . import build
+    from .build import local
 
     settings = load(config)
     if watch is not None:
-        build.watch(settings, watch, ready=lambda: print("watching", flush=True))  # noqa: T201 (the agent waits for it)
+        local.watch(settings, watch, ready=lambda: print("watching", flush=True))  # noqa: T201 (the agent waits for it)
         return
-    still_open, leaked = build.recover_all(settings)
+    still_open, leaked = local.recover_all(settings)
     if as_json:
         typer.echo(json.dumps({"open": still_open, "leaked": leaked}))
     else:
@@ -178,18 +178,18 @@ def halt(
     reason: Annotated[str, typer.Option(help="Why.")] = "halted from the command line", config: Config = DEFAULT_CONFIG
 ) -> None:
     """Engages the lever: what runs is reverted, and nothing new starts."""
-    from . import build
+    from .build.state import lever_of
 
-    build.lever_of(load(config)).engage(reason, _person())
+    lever_of(load(config)).engage(reason, _person())
     typer.echo(f"engaged: {reason}")
 
 
 @app.command()
 def resume(reason: Annotated[str, typer.Option(help="Why it is safe again.")], config: Config = DEFAULT_CONFIG) -> None:
     """Releases the lever."""
-    from . import build
+    from .build.state import lever_of
 
-    build.lever_of(load(config)).release(reason, _person())
+    lever_of(load(config)).release(reason, _person())
     typer.echo(f"released: {reason}")
 
 

@@ -7,4 +7,4 @@ Gymnasium no longer looks for entry points of other packages; it imports the mod
 
 import gymnasium
 
-gymnasium.register(id="backburn/Chaos-v0", entry_point="agent.build:chaos_env")
+gymnasium.register(id="backburn/Chaos-v0", entry_point="agent.build.simulated:chaos_env")

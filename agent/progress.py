@@ -12,7 +12,8 @@ from rich.text import Text
 
 from actuators.catalogue import kind_of
 from actuators.fault import Fault
-from envs.experiment import Observer, Outcome
+from envs.experiment import Observer
+from envs.outcome import Outcome
 from envs.scoring import Verdict
 
 from .findings.weakness import Weakness

@@ -16,7 +16,9 @@ from actuators.errors import BadInput, Unsafe
 from envs.chaos import ChaosEnv
 from envs.experiment import Experimenter, Interrupted, NotSteady
 
-from .build import LocalWorld, SimulatedWorld, policy_named
+from .build.local import LocalWorld
+from .build.parts import policy_named
+from .build.simulated import SimulatedWorld
 from .calibration import recalled, remember
 from .campaign import Budget, Campaign, Result
 from .findings.ground_truth import compare
@@ -143,7 +145,7 @@ class Run:
         env.reset(seed=campaign.seed)
         self._interruption.tell(env.experimenter.supervisor.interrupt)
         self.folder.note(state="running", topology=_topology(env))
-        cpu_s, waited_s = time.process_time(), env.experimenter.waited_s
+        cpu_s, waited_s = time.process_time(), env.experimenter.lookout.waited_s
         with self._timed("campaign_s"):
             Campaign(
                 env,
@@ -156,7 +158,7 @@ class Run:
                 stopwatch=time.perf_counter,
             ).run()
         self.timings.agent_cpu_s = time.process_time() - cpu_s
-        self.timings.agent_own_s = self.timings.campaign_s - (env.experimenter.waited_s - waited_s)
+        self.timings.agent_own_s = self.timings.campaign_s - (env.experimenter.lookout.waited_s - waited_s)
 
     def _calibrate(self, experimenter: Experimenter) -> None:
         """Learns how the cluster wanders by itself; what an earlier run learnt counts if it still fits."""

@@ -16,7 +16,8 @@ from . import encoding
 from .clusters.base import Topology
 from .confirmation import Cell, Confirmations, Fingerprint
 from .encoding import ActionCode, ClusterState
-from .experiment import Experimenter, Interrupted, NotSteady, Outcome
+from .experiment import Experimenter, Interrupted, NotSteady
+from .outcome import Outcome
 from .scoring import Verdict
 
 Observation: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -154,7 +155,7 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Returns which actions the guards would permit now; `stop` always is (name and shape as sb3-contrib asks)."""
-        vitals = self.experimenter.vitals()
+        vitals = self.experimenter.lookout.vitals()
         available = self.state.available[0].numpy()
         mask = np.zeros(self.code.stop + 1, dtype=np.bool_)
         mask[self.code.stop] = True
@@ -243,9 +244,9 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
 
     def observation(self) -> Observation:
         """Returns what the agent sees now."""
-        vitals = self.experimenter.vitals()
+        vitals = self.experimenter.lookout.vitals()
         names = self.code.components
-        z = self.experimenter.scorer.present_z(self.experimenter.present())
+        z = self.experimenter.present_z()
         left = max(0.0, self._budget_min - self.spent_min)
         self.state = encoding.with_present(
             self.state,

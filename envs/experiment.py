@@ -11,10 +11,8 @@ score     windows to evidence to verdict
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 from actuators.catalogue import kind_of
@@ -22,16 +20,17 @@ from actuators.errors import BackburnError, InjectionFailed, RepairFailed
 from actuators.fault import Fault, Injection
 from safety.guards import Refusal
 from safety.supervisor import Stop, Supervisor
-from safety.vitals import ComponentVitals, Vitals
+from safety.vitals import Vitals
 
 from .clusters.base import Cluster
-from .hypothesis import Clause, Hypothesis, Mechanism, Phases, by_series, settled_since
+from .hypothesis import Hypothesis, Phases
+from .lookout import Lookout
+from .outcome import Outcome
 from .scoring import POST_WINDOWS, UNIT_WINDOWS, Evidence, Record, Score, Scorer, Verdict
-from .telemetry.snapshot import Snapshot, component_of
+from .telemetry.snapshot import component_of
 from .windows import window_medians
 
 _SHAM_S = 12.0
-_KEPT_SNAPSHOTS = 4096
 
 
 class NotSteady(BackburnError):
@@ -71,65 +70,11 @@ class Patience:
     repair_s: float = 90.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One experiment: what was done, what it showed, and what a reader needs to believe it.
-
-    Attributes:
-        fault: what was done; None for a sham.
-        score: evidence, broken promises, reason.
-        refusal: why nothing was done, if nothing was.
-        injection_id: the receipt's id in the journal.
-        stop: how the fault ended.
-        phases: when its parts began; None if nothing was done.
-        trace: promised series around the injection: (seconds from the injection, value) pairs.
-        repaired: components that got their declared repair and came back.
-        quarantined: components that are out of the game since.
-    """
-
-    fault: Fault | None
-    score: Score
-    refusal: Refusal | None = None
-    injection_id: str | None = None
-    stop: Stop | None = None
-    phases: Phases | None = None
-    trace: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    repaired: tuple[str, ...] = ()
-    quarantined: tuple[str, ...] = ()
-
-    @property
-    def evidence(self) -> Evidence:
-        """The numbers that a policy learns from."""
-        return self.score.evidence
-
-    @property
-    def verdict(self) -> Verdict:
-        """What the experiment amounts to."""
-        return self.score.evidence.verdict
-
-    @property
-    def mechanism(self) -> Mechanism | None:
-        """How the first of the broken promises was broken."""
-        return self.score.broken[0].mechanism if self.score.broken else None
-
-    @property
-    def aborted_by(self) -> str | None:
-        """What ended the fault before its time, if anything did."""
-        if self.stop is None or self.stop.cause in {"expired", "finished"}:
-            return None
-        return f"{self.stop.cause}: {self.stop.reason}"
-
-    def with_verdict(self, verdict: Verdict, reason: str) -> Outcome:
-        """Returns the same experiment, judged differently in the light of another one."""
-        evidence = replace(self.evidence, verdict=verdict, anomaly_score=0.0, e_value=1.0)
-        return replace(self, score=replace(self.score, evidence=evidence, reason=reason))
-
-
 class Experimenter:
     """Runs experiments on one cluster, one at a time.
 
     Attributes:
-        waited_s: time spent waiting for the cluster's next measurement, seconds of this process.
+        lookout: watches the cluster.
 
     Args:
         cluster: what is measured.
@@ -152,16 +97,13 @@ class Experimenter:
         self.cluster = cluster
         self.supervisor = supervisor
         self.scorer = scorer
+        self.lookout = Lookout(cluster, hypothesis, lambda: supervisor.quarantined, observer.polled)
         self._hypothesis = hypothesis
         self._observer = observer
         self._patience = patience or Patience()
         self._shape = scorer.calibration.shape
-        self._snapshots: deque[Snapshot] = deque(maxlen=_KEPT_SNAPSHOTS)
-        self._quiet_since_s: float | None = None
-        self._fault_in_force = False
-        self.waited_s = 0.0
 
-    # ---- the parts of an experiment, in order ---------------------------------------------------------------------
+    # ---- what a campaign asks for ---------------------------------------------------------------------------------
 
     def run(self, fault: Fault) -> Outcome:
         """Runs one experiment with a fault.
@@ -177,21 +119,14 @@ class Experimenter:
         try:
             injection = self.supervisor.inject(fault, vitals)
         except InjectionFailed as error:
-            self._quiet_since_s = None
+            self.lookout.quiet_since_s = None
             return self._without_score(fault, Verdict.TOOL_ERROR, str(error), began_s)
         if isinstance(injection, Refusal):
             return self._without_score(fault, Verdict.INVALID, f"refused by {injection}", began_s, injection)
-        self._fault_in_force = True
-        try:
-            stop, took = self._watch(injection, injected_s)
-        finally:
-            self._fault_in_force = False
-            if self.supervisor.is_open(injection):
-                self.supervisor.revert(injection, "error", "the experiment was left")
-        cleared_s = self._now_s()
-        phases = self._measure_recovery(fault, injected_s, cleared_s)
-        snapshots = self._since(injected_s - self._shape.quiet_s)
-        without = self._out_of_game()
+        stop, took = self._in_force(injection, injected_s)
+        phases = self._recovery(fault, injected_s, self._now_s())
+        snapshots = self.lookout.since(injected_s - self._shape.quiet_s)
+        without = self.lookout.out_of_game()
         repaired, quarantined = self._repair(fault, phases)
         record = Record(fault, took, snapshots, phases, without, (self._now_s() - began_s) / 60.0)
         outcome = Outcome(
@@ -200,7 +135,7 @@ class Experimenter:
             injection_id=injection.id,
             stop=stop,
             phases=phases,
-            trace=self._trace(snapshots, injected_s),
+            trace=self.lookout.trace(snapshots, injected_s),
             repaired=repaired,
             quarantined=quarantined,
         )
@@ -224,16 +159,11 @@ class Experimenter:
         cleared_s = self._now_s()
         self._poll_until(cleared_s + POST_WINDOWS * self._shape.window_s, "post", None)
         phases = Phases(injected_s, cleared_s, injected_s, self._now_s())
-        snapshots = self._since(injected_s - self._shape.quiet_s)
-        record = Record(None, True, snapshots, phases, self._out_of_game(), (self._now_s() - began_s) / 60.0)
-        outcome = Outcome(
-            fault=None,
-            score=self.scorer.score(record, self.cluster.topology()),
-            phases=phases,
-            trace=self._trace(snapshots, injected_s),
-        )
-        self._keep_quiet_time(self._quiet_since_s)
-        return outcome
+        snapshots = self.lookout.since(injected_s - self._shape.quiet_s)
+        record = Record(None, True, snapshots, phases, self.lookout.out_of_game(), (self._now_s() - began_s) / 60.0)
+        score = self.scorer.score(record, self.cluster.topology())
+        self._learn_quiet_time(self.lookout.quiet_since_s)
+        return Outcome(None, score, phases=phases, trace=self.lookout.trace(snapshots, injected_s))
 
     def gate(self, fault: Fault | None) -> Vitals:
         """Waits until the steady state has held for as long as the reference windows need.
@@ -249,9 +179,8 @@ class Experimenter:
         self._observer.entered("gate", fault, None)
         while True:
             vitals = self.poll()
-            self._require_free()
-            now_s = self._now_s()
-            if self._quiet_since_s is not None and now_s - self._quiet_since_s >= self._shape.quiet_s:
+            now_s, quiet_since_s = self._now_s(), self.lookout.quiet_since_s
+            if quiet_since_s is not None and now_s - quiet_since_s >= self._shape.quiet_s:
                 return vitals
             if now_s > deadline_s:
                 why = "; ".join(vitals.unsteady or ()) or "telemetry is missing"
@@ -265,171 +194,121 @@ class Experimenter:
             Interrupted: something forbids to go on.
         """
         while self.scorer.units < units:
-            missing = units - self.scorer.units + self._shape.reference + UNIT_WINDOWS - 1
+            windows = units - self.scorer.units + self._shape.reference + UNIT_WINDOWS - 1
             self.gate(None)
-            self._observer.entered("calibrate", None, (self._quiet_since_s or 0.0) + missing * self._shape.window_s)
-            since_s = self._quiet_since_s or self._now_s()
-            while self._quiet_since_s == since_s and self._now_s() - since_s < (missing + 0.5) * self._shape.window_s:
+            since_s = self.lookout.quiet_since_s or self._now_s()
+            until_s = since_s + (windows + 0.5) * self._shape.window_s
+            self._observer.entered("calibrate", None, until_s)
+            while self.lookout.quiet_since_s == since_s and self._now_s() < until_s:
                 self.poll()
-                self._require_free()
-            self._keep_quiet_time(since_s)
+            self._learn_quiet_time(since_s)
 
     def poll(self) -> Vitals:
-        """Takes the next measurement and returns what guards may know of it."""
-        asked_s = time.monotonic()
-        snapshot = self.cluster.next_snapshot(timeout_s=2.0 * self.cluster.period_s)
-        self.waited_s += time.monotonic() - asked_s
-        if snapshot is not None:
-            self._snapshots.append(snapshot)
-        vitals = self.vitals()
-        if self._fault_in_force or vitals.unsteady != ():
-            self._quiet_since_s = None
-        elif self._quiet_since_s is None:
-            self._quiet_since_s = self._now_s()
-        self._observer.polled(self._now_s())
+        """Takes the next measurement.
+
+        Raises:
+            Interrupted: something forbids to go on.
+        """
+        vitals = self.lookout.poll()
+        obstacle = self.supervisor.obstacle()
+        if obstacle is not None:
+            raise Interrupted(obstacle)
         return vitals
 
-    def vitals(self) -> Vitals:
-        """Returns what guards may know of the newest measurement."""
-        newest = self._snapshots[-1] if self._snapshots else Snapshot(float("-inf"), {})
-        components = {
-            component.name: ComponentVitals(
-                ready=_whole(newest.values.get(f"{component.name}/ready")),
-                total=component.replicas,
-                labels=component.labels,
-            )
-            for component in self.cluster.topology().components
-        }
-        return Vitals(
-            identity=self.cluster.identity,
-            components=components,
-            service_levels={c.series: newest.values.get(c.series) for c in self._hypothesis.clauses},
-            age_s=self._now_s() - newest.at_s,
-            unsteady=self._hypothesis.unsteady(list(self._snapshots), self._out_of_game()),
-        )
+    def present_z(self) -> dict[str, float]:
+        """Returns how unusual each component looks right now; see `Scorer.present_z`."""
+        return self.scorer.present_z(self.lookout.since(self._now_s() - self._shape.quiet_s - self._shape.window_s))
 
-    def present(self) -> Sequence[Snapshot]:
-        """Returns the newest snapshots, as many as reference and one more window need, oldest first."""
-        return self._since(self._now_s() - self._shape.quiet_s - self._shape.window_s)
+    # ---- the parts of an experiment, in order ---------------------------------------------------------------------
 
-    # ---- inside ---------------------------------------------------------------------------------------------------
-
-    def _watch(self, injection: Injection, injected_s: float) -> tuple[Stop, bool]:
-        """Keeps the fault in force until something ends it; returns what did, and whether the fault took."""
-        fault = injection.fault
-        self._observer.entered("in force", fault, injection.expires_at.boottime_s)
+    def _in_force(self, injection: Injection, injected_s: float) -> tuple[Stop, bool]:
+        """Keeps a fault in force until something ends it; returns what did, and whether the fault took."""
+        self._observer.entered("in force", injection.fault, injection.expires_at.boottime_s)
+        self.lookout.fault_in_force = True
         took = False
-        while True:
-            vitals = self.poll()
-            took = took or self.supervisor.took(injection)
-            stop = self.supervisor.watch(injection, vitals)
-            if stop is not None:
-                return stop, took
-            lasted_s = self._now_s() - injected_s
-            if not took and lasted_s > self._patience.took_s:
-                return self.supervisor.revert(injection, "finished", "its symptom never showed"), took
-            if kind_of(fault.kind).trigger and self._has_settled(injected_s) and self.supervisor.is_spent(injection):
-                return self.supervisor.revert(injection, "finished", "the platform has replaced what was damaged"), took
+        try:
+            while True:
+                vitals = self.lookout.poll()
+                took = took or self.supervisor.took(injection)
+                stop = self.supervisor.watch(injection, vitals) or self._finished(injection, injected_s, took=took)
+                if stop is not None:
+                    return stop, took
+        finally:
+            self.lookout.fault_in_force = False
+            if self.supervisor.is_open(injection):
+                self.supervisor.revert(injection, "error", "the experiment was left")
 
-    def _measure_recovery(self, fault: Fault, injected_s: float, cleared_s: float) -> Phases:
+    def _finished(self, injection: Injection, injected_s: float, *, took: bool) -> Stop | None:
+        """Ends a fault before its time where waiting would show nothing more."""
+        if not took and self._now_s() - injected_s > self._patience.took_s:
+            return self.supervisor.revert(injection, "finished", "its symptom never showed")
+        latent = kind_of(injection.fault.kind).trigger is not None
+        if latent and self._has_settled(injected_s) and self.supervisor.is_spent(injection):
+            return self.supervisor.revert(injection, "finished", "the platform has replaced what was damaged")
+        return None
+
+    def _recovery(self, fault: Fault, injected_s: float, cleared_s: float) -> Phases:
         """Waits until the promises are kept for good, or none of the broken ones can be in time any more."""
         last_s = max(clause.recovery_deadline_s(injected_s, cleared_s) for clause in self._hypothesis.clauses)
         self._observer.entered("recover", fault, last_s)
         margin_s = (self._hypothesis.samples + 1) * self.cluster.period_s
         while not self._has_settled(injected_s) and self.supervisor.obstacle() is None:
-            self.poll()
+            self.lookout.poll()
             if self._now_s() > self._next_deadline_s(injected_s, cleared_s) + margin_s:
                 break
         self._poll_until(self._now_s() + POST_WINDOWS * self._shape.window_s, "post", fault)
-        recovered_s = self._settled_since(injected_s)
-        if recovered_s is not None and self._quiet_since_s is not None:
-            self._quiet_since_s = max(recovered_s, cleared_s) + self._patience.settle_s
+        recovered_s = self.lookout.settled_since(injected_s)
+        if recovered_s is not None and self.lookout.quiet_since_s is not None:
+            self.lookout.quiet_since_s = max(recovered_s, cleared_s) + self._patience.settle_s
         return Phases(injected_s, cleared_s, recovered_s, self._now_s())
 
     def _next_deadline_s(self, injected_s: float, cleared_s: float) -> float:
         """Returns when the last of the promises that are broken now would have to be kept again."""
-        deadlines = [
-            c.recovery_deadline_s(injected_s, cleared_s) for c in self._hypothesis.clauses if self._is_broken(c)
-        ]
-        return max(deadlines, default=float("inf"))
-
-    def _is_broken(self, clause: Clause) -> bool:
-        values = self._snapshots[-1].values
-        if clause.must == "keep" or component_of(clause.series) in self._out_of_game():
-            return False
-        return clause.series not in values or clause.excess(values[clause.series]) > 0
-
-    def _settled_since(self, from_s: float) -> float | None:
-        return settled_since(self._hypothesis, self._since(from_s), from_s, self._out_of_game())
-
-    def _has_settled(self, from_s: float) -> bool:
-        since_s = self._settled_since(from_s)
-        return since_s is not None and self._now_s() - since_s >= self._patience.settle_s
+        broken = [clause for clause in self._hypothesis.clauses if self.lookout.is_broken(clause)]
+        return max((clause.recovery_deadline_s(injected_s, cleared_s) for clause in broken), default=math.inf)
 
     def _repair(self, fault: Fault, phases: Phases) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Gives what did not come back its declared repair; quarantines the target if that did not help."""
         if phases.recovered_s is not None or self.supervisor.obstacle() is not None:
             return (), ()
         repaired = []
-        suspects = [
-            fault.target.name,
-            *(component_of(c.series) for c in self._hypothesis.clauses if self._is_broken(c)),
-        ]
-        for component in dict.fromkeys(suspects):
-            try:
-                accepted = self.supervisor.repair(component)
-            except RepairFailed:
+        broken = [component_of(c.series) for c in self._hypothesis.clauses if self.lookout.is_broken(c)]
+        for component in dict.fromkeys([fault.target.name, *broken]):
+            if not self._accepts_repair(component):
                 continue
-            if accepted:
-                repaired.append(component)
-                asked_s = self._now_s()
-                self._observer.entered("repair", fault, asked_s + self._patience.repair_s)
-                while self._now_s() < asked_s + self._patience.repair_s and self.supervisor.obstacle() is None:
-                    self.poll()
-                    if self._has_settled(asked_s):
-                        return tuple(repaired), ()
+            repaired.append(component)
+            asked_s = self._now_s()
+            self._observer.entered("repair", fault, asked_s + self._patience.repair_s)
+            while self._now_s() < asked_s + self._patience.repair_s and self.supervisor.obstacle() is None:
+                self.lookout.poll()
+                if self._has_settled(asked_s):
+                    return tuple(repaired), ()
         reason = f"not back after {fault}" + (f", nor after repairing {', '.join(repaired)}" if repaired else "")
         self.supervisor.quarantine(fault.target.name, reason)
         return (), (fault.target.name,)
 
-    def _out_of_game(self) -> frozenset[str]:
-        """Returns the components and observers whose series say nothing while something is quarantined."""
-        topology = self.cluster.topology()
-        quarantined = self.supervisor.quarantined
-        return quarantined.union(*(topology.dependents_of(name) for name in quarantined))
+    def _accepts_repair(self, component: str) -> bool:
+        try:
+            return self.supervisor.repair(component)
+        except RepairFailed:
+            return False
+
+    # ---- inside ---------------------------------------------------------------------------------------------------
+
+    def _has_settled(self, from_s: float) -> bool:
+        return self.lookout.has_settled(from_s, self._patience.settle_s)
 
     def _poll_until(self, until_s: float, phase: str, fault: Fault | None) -> None:
         self._observer.entered(phase, fault, until_s)
         while self._now_s() < until_s and self.supervisor.obstacle() is None:
-            self.poll()
+            self.lookout.poll()
 
-    def _require_free(self) -> None:
-        obstacle = self.supervisor.obstacle()
-        if obstacle is not None:
-            raise Interrupted(obstacle)
-
-    def _keep_quiet_time(self, since_s: float | None) -> None:
-        """Adds a quiet stretch to the calibration, and begins a new one.
-
-        Where the stretch was ended by a broken promise, the samples that led to it are left out.
-        """
-        if since_s is None:
-            return
-        ended_quietly = self._quiet_since_s == since_s
-        noticed_after_s = 0.0 if ended_quietly else (self._hypothesis.samples + 1) * self.cluster.period_s
-        snapshots = [s for s in self._since(since_s) if s.at_s <= self._now_s() - noticed_after_s]
-        self.scorer.calibration.add(window_medians(snapshots, self.cluster.series, since_s, self._shape))
-        self._quiet_since_s = None
-
-    def _since(self, at_s: float) -> list[Snapshot]:
-        return [snapshot for snapshot in self._snapshots if snapshot.at_s > at_s]
-
-    def _trace(self, snapshots: Sequence[Snapshot], injected_s: float) -> dict[str, list[tuple[float, float]]]:
-        promised = list(dict.fromkeys(clause.series for clause in self._hypothesis.clauses))
-        return {
-            name: [(round(at_s - injected_s, 2), round(value, 6)) for at_s, value in points]
-            for name, points in by_series(snapshots, promised).items()
-        }
+    def _learn_quiet_time(self, since_s: float | None) -> None:
+        """Adds a quiet stretch to the calibration, and begins a new one."""
+        if since_s is not None:
+            snapshots = self.lookout.quiet_stretch(since_s)
+            self.scorer.calibration.add(window_medians(snapshots, self.cluster.series, since_s, self._shape))
+            self.lookout.quiet_since_s = None
 
     def _without_score(
         self, fault: Fault, verdict: Verdict, reason: str, began_s: float, refusal: Refusal | None = None
@@ -438,8 +317,4 @@ class Experimenter:
         return Outcome(fault, Score(evidence, (), reason, None, ()), refusal)
 
     def _now_s(self) -> float:
-        return self.cluster.clock.now().boottime_s
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
+        return self.lookout.now_s

@@ -15,7 +15,8 @@ from pathlib import Path
 from actuators.catalogue import kind_of
 from actuators.clock import BootClock
 from actuators.fault import Fault, Injection, Target
-from agent.build import local_actuators, open_state, require_free_lever
+from agent.build.local import local_actuators, require_free_lever
+from agent.build.state import open_state
 from agent.settings import load
 from agent.watchdog_process import WatchdogProcess
 from safety.limits import OPT_IN_LABEL

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from actuators.catalogue import kind_of
 from actuators.fault import Fault, Injection, Target
-from agent.build import LocalWorld
+from agent.build.local import LocalWorld
 from agent.interruption import Interruption
 from agent.progress import Silent
 from agent.settings import load

@@ -11,7 +11,9 @@ import numpy as np
 from actuators.actuator import Actuator
 from actuators.clock import ManualClock
 from actuators.drivers.world import MemoryWorld
-from agent.build import State, experimenter_on, open_state, simulated_actuators
+from agent.build.parts import experimenter_on
+from agent.build.simulated import simulated_actuators
+from agent.build.state import State, open_state
 from agent.progress import Silent
 from agent.settings import Settings
 from envs.clusters.simulated import Hidden, SimulatedCluster, empty_world

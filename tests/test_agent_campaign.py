@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agent.build import policy_named
+from agent.build.parts import policy_named
 from agent.campaign import Budget, Campaign, Result
 from agent.findings.report import load_run, rendered
 from agent.run import Run

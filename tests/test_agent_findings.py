@@ -14,8 +14,8 @@ from agent.findings.ledger import Ledger
 from agent.findings.remedies import knowledge, remedy_for
 from agent.findings.weakness import Weakness, identifier, weakness_of
 from envs.confirmation import Cell, Confirmations, Fingerprint
-from envs.experiment import Outcome
 from envs.hypothesis import Broken, Mechanism
+from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
 from envs.staging.settings import Switches
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from actuators.errors import BadInput
-from envs.experiment import Outcome
+from envs.outcome import Outcome
 
 from .weakness import evidence_json, title_of
 

@@ -11,8 +11,8 @@ from typing import Any
 from actuators.catalogue import kind_of
 from actuators.fault import Fault
 from envs.confirmation import Cell, Fingerprint, Replicates
-from envs.experiment import Outcome
 from envs.hypothesis import Mechanism
+from envs.outcome import Outcome
 from envs.scoring import Verdict
 from envs.telemetry.snapshot import component_of
 

@@ -25,7 +25,7 @@ from actuators.fault import Fault, Injection, Target
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.pod import PodActuator
-from agent.build import simulated_actuators
+from agent.build.simulated import simulated_actuators
 from envs.clusters.simulated import Hidden, empty_world
 from tests.bare_platform import bare_platform
 from tests.waiting import wait_until

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from agent.build import chaos_env, policy_named
+from agent.build.parts import policy_named
+from agent.build.simulated import chaos_env
 from envs.chaos import ChaosEnv
 from envs.clusters.simulated import Hidden
 from envs.scoring import Verdict

@@ -89,7 +89,7 @@ def test_a_component_that_does_not_come_back_gets_its_declared_repair(settings, 
     outcome = world.experimenter.run(fault("pod.kill", "trainer"))
     assert outcome.repaired == ("trainer",)
     assert outcome.quarantined == ()
-    assert world.experimenter.vitals().unsteady == ()
+    assert world.experimenter.lookout.vitals().unsteady == ()
     world.close()
 
 

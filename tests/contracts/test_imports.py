@@ -32,7 +32,7 @@ def test_safety_and_the_core_of_actuators_need_the_standard_library_alone(path):
 def test_importing_a_room_starts_nothing_and_touches_nothing():
     """No side effects: importing every module of the core leaves no thread, and reads no environment of ours."""
     script = (
-        "import threading, agent.build, agent.cli, safety.supervisor, safety.watchdog, actuators.pod; "
+        "import threading, agent.build.local, agent.build.simulated, agent.cli, safety.watchdog, actuators.pod; "
         "assert threading.active_count() == 1"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
@@ -41,7 +41,7 @@ def test_importing_a_room_starts_nothing_and_touches_nothing():
 def test_the_watchdog_starts_without_torch_and_without_ray():
     """It is started before every fault, and reverts after a death: nothing heavy may stand in its way."""
     script = (
-        "import sys, agent.build, agent.cli, envs.staging.launch; "
+        "import sys, agent.build.local, agent.cli, envs.staging.launch; "
         "assert not {'torch', 'ray', 'gymnasium', 'stable_baselines3'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

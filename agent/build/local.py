@@ -1,0 +1,202 @@
+"""The embedded cluster: its actuators, its watchdog, its recovery, and a world to run campaigns in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actuators.actuator import Actuator, Repairs
+from actuators.clock import BootClock
+from actuators.drivers.local.models import LocalModels
+from actuators.drivers.local.network import LocalNetwork
+from actuators.drivers.local.platform import Platform
+from actuators.drivers.local.pods import LocalPods
+from actuators.errors import BackburnError, BadInput, Unsafe
+from actuators.model import ModelActuator
+from actuators.network import NetworkActuator
+from actuators.pod import PodActuator
+from safety.recovery import recover
+from safety.watchdog import Watchdog
+
+from ..settings import Settings
+from ..watchdog_process import WatchdogProcess
+from .parts import experimenter_on
+from .state import State, open_state
+
+if TYPE_CHECKING:
+    from envs.experiment import Experimenter, Observer
+
+
+def handle_path(settings: Settings) -> Path:
+    """Returns where the embedded platform's handle is."""
+    return settings.cluster_state_dir / "platform.json"
+
+
+def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs]:
+    """Returns the actuators of the embedded cluster, by family, and its means of repair."""
+    platform = Platform(handle_path(settings).resolve())
+    pods = LocalPods(platform)
+    actuators: Mapping[str, Actuator] = {
+        "pod": PodActuator(pods),
+        "network": NetworkActuator(LocalNetwork(platform)),
+        "model": ModelActuator(LocalModels(platform), pods, (settings.cluster_state_dir / "kept").resolve()),
+    }
+    return actuators, platform
+
+
+def recover_all(settings: Settings) -> tuple[list[str], list[str]]:
+    """Takes out everything that may be in force on a cluster.
+
+    Returns:
+        The ids that are still open, and those that leaked.
+    """
+    state = open_state(settings, BootClock(), f"recover {os.getpid()}")
+    actuators, _ = local_actuators(settings)
+    recover(state.journal, actuators, state.lever, f"recover {os.getpid()}", "asked for")
+    still_open = [injection.id for injection in state.journal.open_injections()]
+    leaked = [injection.id for injection in state.journal.leaked()]
+    state.close()
+    return still_open, leaked
+
+
+def watch(settings: Settings, pipe: int, ready: Callable[[], None]) -> None:
+    """Runs the watchdog's process: watches, reverts when the agent dies, then ends the embedded platform.
+
+    Args:
+        settings: of the run that is watched.
+        pipe: file descriptor of the agent's pipe.
+        ready: is called once it watches.
+    """
+    from envs.staging import launch
+
+    clock = BootClock()
+    # Whoever is watched may hang with a lock in its hands: never wait for long.
+    state = open_state(settings, clock, f"watchdog {os.getpid()}", patience_s=0.2)
+    actuators, _ = local_actuators(settings)
+    watchdog = Watchdog(
+        pipe=pipe,
+        journal=state.journal,
+        actuators=actuators,
+        lever=state.lever,
+        lease=state.lease,
+        clock=clock,
+        grace_s=settings.safety.grace_s,
+    )
+    ready()
+    watchdog.run()
+    launch.end(handle_path(settings))
+    state.close()
+
+
+class LocalWorld:
+    """The embedded cluster: one platform for the whole run, whichever episode begins on it.
+
+    Brought up in an order in which nothing can be left over: lease, recovery of an earlier run, watchdog, platform.
+
+    Args:
+        settings: of the run.
+        config: file with these settings, for the watchdog.
+        logs: where the platform's logs go.
+        observer: is told about phases.
+        told: is given the platform's start-up times as they come.
+        interrupted: is asked whether to give the start up.
+        dry_run: everything happens but the harm.
+
+    Raises:
+        BadInput: a setting, port or folder cannot be used.
+        Unsafe: another agent is at work, the lever is engaged, or an earlier run left something that cannot be undone.
+        Interrupted: the start was given up.
+        BackburnError: the platform did not start.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        config: Path,
+        logs: Path,
+        observer: Observer,
+        told: Callable[[Mapping[str, float]], None],
+        interrupted: Callable[[], bool],
+        dry_run: bool = False,
+    ) -> None:
+        from envs.clusters.local import LocalCluster
+        from envs.experiment import Interrupted
+        from envs.staging.errors import BadInput as PlatformBadInput
+        from envs.staging.errors import StagingError
+        from envs.staging.launch import Platform as EmbeddedPlatform
+
+        clock = BootClock()
+        self._open = ExitStack()
+        with self._open as starting:
+            state = open_state(settings, clock, f"agent {os.getpid()}")
+            starting.callback(state.close)
+            state.lease.acquire(f"agent {os.getpid()}")
+            starting.callback(state.lease.release)
+            require_free_lever(state)
+            actuators, repairs = local_actuators(settings)
+            require_clean(state, actuators)
+            keepalive_read, keepalive_write = os.pipe()
+            guardian = WatchdogProcess(config, keepalive_write)
+            starting.callback(guardian.close)
+            starting.callback(os.close, keepalive_write)
+            handle = handle_path(settings).resolve()
+            platform = EmbeddedPlatform(handle, logs, settings.cluster.staging(), keepalive_read)
+            os.close(keepalive_read)
+            starting.callback(platform.stop)
+            try:
+                platform.wait_until_ready(told, interrupted)
+            except PlatformBadInput as error:
+                raise BadInput(str(error)) from error
+            except StagingError as error:
+                raise (Interrupted if interrupted() else BackburnError)(str(error)) from error
+            cluster = LocalCluster(
+                handle, clock, period_s=settings.telemetry.period_s, timeout_s=settings.telemetry.timeout_s
+            )
+            starting.callback(cluster.close)
+            self._experimenter = experimenter_on(
+                cluster,
+                state,
+                settings,
+                actuators=actuators,
+                repairs=repairs,
+                guardian=guardian,
+                observer=observer,
+                dry_run=dry_run,
+            )
+            self._open = starting.pop_all()
+
+    def start(self, seed: int | None) -> Experimenter:
+        """Returns who experiments on the cluster; it is the same for every episode."""
+        return self._experimenter
+
+    def close(self) -> None:
+        """Ends platform and watchdog, and gives the lease back."""
+        self._open.close()
+
+
+def require_free_lever(state: State) -> None:
+    """Makes the embedded cluster's own lever, released, where there is none yet.
+
+    Raises:
+        Unsafe: it is engaged.
+    """
+    if not state.lever.exists():
+        state.lever.release("the embedded cluster is its own", "backburn")
+    lever = state.lever.read()
+    if lever.engaged:
+        raise Unsafe(f"the lever is engaged ({lever.reason}); `backburn resume --reason …` releases it")
+
+
+def require_clean(state: State, actuators: Mapping[str, Actuator]) -> None:
+    """Takes out what an earlier run left in force.
+
+    Raises:
+        Unsafe: something could not be shown to be gone.
+    """
+    left = recover(state.journal, actuators, state.lever, f"agent {os.getpid()}", "left by an earlier run")
+    if left:
+        raise Unsafe(f"{len(left)} fault(s) of an earlier run could not be taken out, first {left[0].fault}")

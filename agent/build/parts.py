@@ -1,0 +1,77 @@
+"""What all backends have in common: who experiments on a cluster, and who chooses."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from actuators.actuator import Actuator, Repairs
+from actuators.dry_run import leashed
+from actuators.errors import BadInput
+from safety.supervisor import Guardian, Supervisor
+
+from ..settings import Settings
+from .state import State
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from envs.clusters.base import Cluster
+    from envs.experiment import Experimenter, Observer
+
+    from ..learning.policy import Policy
+
+
+def experimenter_on(
+    cluster: Cluster,
+    state: State,
+    settings: Settings,
+    *,
+    actuators: Mapping[str, Actuator],
+    repairs: Repairs,
+    guardian: Guardian,
+    observer: Observer,
+    new_id: Callable[[], str] = lambda: f"bb-{secrets.token_hex(6)}",
+    dry_run: bool = False,
+) -> Experimenter:
+    """Puts the parts together that experiments on one cluster take."""
+    from envs.experiment import Experimenter
+    from envs.scoring import Scorer
+    from envs.windows import Calibration
+
+    supervisor = Supervisor(
+        limits=settings.limits,
+        journal=state.journal,
+        lever=state.lever,
+        lease=state.lease,
+        guardian=guardian,
+        actuators=leashed(actuators) if dry_run else actuators,
+        repairs=repairs,
+        declared_repairs=settings.repairs,
+        clock=cluster.clock,
+        new_id=new_id,
+        by=f"agent {os.getpid()}",
+    )
+    scorer = Scorer(Calibration(cluster.series, settings.shape), settings.hypothesis, settings.scoring.alpha)
+    return Experimenter(cluster, supervisor, scorer, settings.hypothesis, observer, settings.patience)
+
+
+def policy_named(name: str, random: np.random.Generator) -> Policy:
+    """Returns a policy by its name.
+
+    Raises:
+        BadInput: there is no such policy.
+    """
+    from ..learning.policy import RandomPolicy, RoundRobinPolicy
+    from ..learning.thompson import ThompsonPolicy
+
+    makers: Mapping[str, Callable[[], Policy]] = {
+        "random": lambda: RandomPolicy(random),
+        "round_robin": RoundRobinPolicy,
+        "thompson": lambda: ThompsonPolicy(random),
+    }
+    if name not in makers:
+        raise BadInput(f"unknown policy {name!r}; allowed are {', '.join(makers)}")
+    return makers[name]()

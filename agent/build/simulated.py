@@ -1,0 +1,121 @@
+"""Simulated clusters: their actuators, and a world that is new in every episode."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actuators.actuator import Actuator, Repairs
+from actuators.clock import ManualClock
+from actuators.drivers.simulated import SimulatedDriver
+from actuators.drivers.world import MemoryWorld, World
+from actuators.errors import BadInput
+from actuators.model import ModelActuator
+from actuators.network import NetworkActuator
+from actuators.pod import PodActuator
+from safety.vitals import Identity
+
+from ..settings import PACKAGED, Settings, load
+from .parts import experimenter_on
+from .state import open_state
+
+if TYPE_CHECKING:
+    from envs.chaos import ChaosEnv
+    from envs.experiment import Experimenter, Observer
+
+
+def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator], Repairs]:
+    """Returns the actuators of a simulated cluster, by family, and its means of repair."""
+    driver = SimulatedDriver(world)
+    actuators: Mapping[str, Actuator] = {
+        "pod": PodActuator(driver),
+        "network": NetworkActuator(driver),
+        "model": ModelActuator(driver, driver, keep),
+    }
+    return actuators, driver
+
+
+class InProcess:
+    """The guardian of a simulated cluster, which dies with its process, and every fault in it."""
+
+    def alive(self) -> bool:
+        """Always: there is nothing that could be left in force."""
+        return True
+
+
+class SimulatedWorld:
+    """A new simulated cluster for every episode; see `envs.chaos.World`.
+
+    Args:
+        settings: of the run.
+        observer: is told about phases.
+        dry_run: everything happens but the harm.
+    """
+
+    def __init__(self, settings: Settings, observer: Observer, *, dry_run: bool = False) -> None:
+        self._settings = settings
+        self._observer = observer
+        self._dry_run = dry_run
+        self._open = ExitStack()
+
+    def start(self, seed: int | None) -> Experimenter:
+        """Draws a cluster, calibrates on it, and returns who experiments on it."""
+        import numpy as np
+
+        from envs.clusters.simulated import Hidden, SimulatedCluster, empty_world
+
+        self.close()
+        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="backburn-")))
+        settings = self._settings.model_copy(update={"state_dir": folder})
+        clock = ManualClock()
+        state = open_state(settings, clock, f"agent {os.getpid()}")
+        self._open.callback(state.close)
+        state.lever.release("a simulated cluster harms nobody", "backburn")
+        state.lease.acquire("a simulated campaign")
+        random = np.random.default_rng(seed)
+        hidden = Hidden.drawn(random)
+        world = MemoryWorld(empty_world(hidden))
+        identity = Identity(settings.cluster.id, settings.cluster.environment)
+        actuators, repairs = simulated_actuators(world, folder / "kept")
+        experimenter = experimenter_on(
+            SimulatedCluster(world, hidden, random, clock, identity),
+            state,
+            settings,
+            actuators=actuators,
+            repairs=repairs,
+            guardian=InProcess(),
+            observer=self._observer,
+            new_id=lambda: f"bb-{random.bytes(6).hex()}",
+            dry_run=self._dry_run,
+        )
+        experimenter.calibrate(settings.scoring.units)
+        return experimenter
+
+    def close(self) -> None:
+        """Ends the present episode's cluster."""
+        self._open.close()
+
+
+def chaos_env(config: str | os.PathLike[str] = PACKAGED / "simulated.yaml") -> ChaosEnv:
+    """Makes `backburn/Chaos-v0` on a simulated cluster.
+
+    Args:
+        config: a settings file with `cluster.kind: simulated`.
+
+    Raises:
+        BadInput: the settings cannot be used, or name a cluster that is not simulated.
+    """
+    from envs.chaos import ChaosEnv
+
+    from ..progress import Silent
+
+    settings = load(Path(config))
+    if settings.cluster.kind != "simulated":
+        raise BadInput(f"{config}: backburn/Chaos-v0 needs cluster.kind simulated, got {settings.cluster.kind}")
+    world = SimulatedWorld(settings, Silent())
+    campaign = settings.campaign
+    return ChaosEnv(world, budget_min=campaign.budget_min, max_experiments=campaign.experiments)

@@ -1,0 +1,62 @@
+"""What outlives runs of one cluster: journal, lever, lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from actuators.clock import Clock
+from actuators.errors import BadInput
+from safety.journal import Journal
+from safety.lease import Lease
+from safety.lever import Lever
+
+from ..settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What outlives runs of one cluster: journal, lever, lease."""
+
+    journal: Journal
+    lever: Lever
+    lease: Lease
+    folder: Path
+
+    def close(self) -> None:
+        """Closes the databases."""
+        self.journal.close()
+        self.lease.close()
+
+
+def open_state(settings: Settings, clock: Clock, by: str, patience_s: float = 5.0) -> State:
+    """Opens a cluster's state, creating it where it is missing.
+
+    Args:
+        settings: say where it is.
+        clock: stamps what is written.
+        by: who writes.
+        patience_s: how long to wait for another writer, seconds.
+
+    Raises:
+        BadInput: the folder cannot be made or written.
+        Unsafe: a journal or lease that this Backburn cannot read.
+    """
+    folder = settings.cluster_state_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "writable").touch()
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise BadInput(f"cannot write to the state folder {folder}: {error.strerror}") from error
+    return State(
+        journal=Journal(folder / "journal.db", clock, by, patience_s),
+        lever=Lever(folder / "lever.json"),
+        lease=Lease(folder / "lease", settings.safety.lease_ttl_s, clock, patience_s),
+        folder=folder,
+    )
+
+
+def lever_of(settings: Settings) -> Lever:
+    """Returns a cluster's kill switch."""
+    return Lever(settings.cluster_state_dir / "lever.json")
