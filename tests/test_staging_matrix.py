@@ -16,7 +16,7 @@ import pytest
 
 from actuators.catalogue import kind_of
 from actuators.fault import Fault, Target
-from agent.build import LocalWorld
+from agent.build.local import LocalWorld
 from agent.findings.ground_truth import SWITCHES
 from agent.progress import Silent
 from agent.settings import load

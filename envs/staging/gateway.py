@@ -1,0 +1,86 @@
+"""The gateway: the platform's front door, `POST /predict {"entity": N}`.
+
+It forwards to the model server and hands its answer through. A model server that cannot be reached is a 502, one that
+takes too long a 504.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import Counter, Histogram
+
+from .component import begin, serve
+from .exporter import latency_buckets, new_metrics, routes
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """What a gateway needs to know.
+
+    Attributes:
+        port: to listen on.
+        upstream_url: where predictions are made.
+        upstream_timeout_s: how long it waits for one, seconds.
+    """
+
+    port: int
+    upstream_url: str
+    upstream_timeout_s: float
+
+
+class Gateway:
+    """Forwards predictions upstream."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._metrics = new_metrics()
+        self._requests = Counter("gateway_requests", "Answers by status code.", ["code"], registry=self._metrics)
+        self._seconds = Histogram(
+            "gateway_upstream_seconds", "Time the upstream took.", buckets=latency_buckets(), registry=self._metrics
+        )
+        self._upstream: aiohttp.ClientSession
+
+    def application(self) -> web.Application:
+        """Returns the HTTP application."""
+        app = web.Application()
+        app.add_routes([web.post("/predict", self._predict), *routes(self._metrics)])
+        app.cleanup_ctx.append(self._connected)
+        return app
+
+    async def _connected(self, _: web.Application) -> AsyncIterator[None]:
+        timeout = aiohttp.ClientTimeout(total=self._settings.upstream_timeout_s)
+        # No limit on connections: one slow upstream must not look like a full pool.
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as self._upstream:
+            yield
+
+    async def _predict(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        with self._seconds.time():
+            code, answer = await self._forward(body)
+        self._requests.labels(code).inc()
+        return web.Response(body=answer, status=code, content_type="application/json")
+
+    async def _forward(self, body: bytes) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self._upstream.post(self._settings.upstream_url, data=body, headers=headers) as answer:
+                return answer.status, await answer.read()
+        except TimeoutError:
+            return 504, b'{"error": "the model server took too long"}'
+        except aiohttp.ClientError:
+            return 502, b'{"error": "the model server cannot be reached"}'
+
+
+def main() -> None:
+    """Serves until killed."""
+    settings = GatewaySettings(**begin())
+    serve(Gateway(settings).application(), settings.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Starting and ending a platform from outside, for those whose runs need one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from . import handle as handles
+from . import leftovers
+from .errors import BadInput, StagingError, StartFailed
+from .handle import Handle
+from .settings import StagingSettings
+
+_POLL_S = 0.2
+_END_WITHIN_S = 10.0
+
+
+class Platform:
+    """A platform that this process has started.
+
+    Args:
+        handle: where its handle will be.
+        logs: where its logs go; they outlive it.
+        settings: what it is made of.
+        keepalive_fd: read end of a pipe; the platform ends when all write ends are closed.
+    """
+
+    def __init__(self, handle: Path, logs: Path, settings: StagingSettings, keepalive_fd: int) -> None:
+        self._handle = handle
+        self._deadline_s = settings.startup_deadline_s
+        root = Path(tempfile.gettempdir()) / f"backburn-{secrets.token_hex(4)}"
+        command = ["--handle", str(handle), "--root", str(root), "--logs", str(logs)]
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "envs.staging.guard", *command, "--keepalive-fd", str(keepalive_fd)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[keepalive_fd],
+            start_new_session=True,
+            text=True,
+        )
+        if self._guard.stdin is not None:
+            with self._guard.stdin as settings_pipe:
+                settings_pipe.write(settings.to_json())
+
+    def wait_until_ready(self, told: Callable[[Mapping[str, float]], None], interrupted: Callable[[], bool]) -> Handle:
+        """Waits until every component serves.
+
+        Args:
+            told: is given the start-up times so far, whenever they change.
+            interrupted: is asked whether to give up.
+
+        Raises:
+            BadInput: a setting, port or folder cannot be used.
+            StartFailed: it did not start, not in time, or the wait was interrupted.
+        """
+        seen: Mapping[str, float] = {}
+        deadline_s = time.monotonic() + self._deadline_s + _END_WITHIN_S
+        while time.monotonic() < deadline_s and not interrupted():
+            if self._guard.poll() is not None:
+                raise self._failure()
+            found = _read(self._handle)
+            if found is not None and found.startup_s != seen:
+                seen = found.startup_s
+                told(seen)
+            if found is not None and found.state == "ready":
+                return found
+            time.sleep(_POLL_S)
+        raise StartFailed("the start was interrupted" if interrupted() else "the platform did not start in time")
+
+    def stop(self) -> None:
+        """Ends the platform and waits until nothing is left of it; a dead one is fine."""
+        if self._guard.poll() is None:
+            self._guard.send_signal(signal.SIGTERM)
+            try:
+                self._guard.wait(_END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self._guard.kill()
+                self._guard.wait()
+                leftovers.clear(self._handle)
+        if self._guard.stderr is not None:
+            self._guard.stderr.close()
+
+    def _failure(self) -> StagingError:
+        """Returns what the guard said before it ended."""
+        text = self._guard.stderr.read() if self._guard.stderr is not None else ""
+        reason = (text.strip().splitlines() or [f"its guard ended with status {self._guard.returncode}"])[-1]
+        return BadInput(reason) if self._guard.returncode == BadInput.exit_code else StartFailed(reason)
+
+
+def end(handle: Path) -> None:
+    """Ends the platform behind a handle, whoever started it; none is fine.
+
+    Raises:
+        StagingError: it does not end.
+    """
+    found = _read(handle)
+    if found is None:
+        return
+    if found.guard.is_alive():
+        os.kill(found.guard.pid, signal.SIGTERM)
+        deadline_s = time.monotonic() + _END_WITHIN_S
+        while found.guard.is_alive():
+            if time.monotonic() > deadline_s:
+                found.guard.kill()
+                break
+            time.sleep(_POLL_S / 10)
+    while found.guard.is_alive():
+        time.sleep(_POLL_S / 10)
+    leftovers.clear(handle)
+
+
+def _read(handle: Path) -> Handle | None:
+    """Returns what a handle says now, None while there is nothing to read."""
+    try:
+        return handles.read(handle)
+    except (FileNotFoundError, StagingError):
+        return None

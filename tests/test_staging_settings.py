@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import doctest
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.staging import errors, exporter, ray_environment
+from envs.staging.errors import BadInput
+from envs.staging.layout import Layout
+from envs.staging.settings import StagingSettings, Switches
+
+NAMES = ["serving.replicas", "serving.feature_timeout", "training.restart", "training.checkpoint"]
+
+
+def test_switches_have_dotted_names() -> None:
+    assert list(Switches().to_mapping()) == NAMES
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["weak", "hardened"])))
+def test_switches_survive_the_way_through_a_mapping(mapping: dict[str, str]) -> None:
+    switches = Switches.from_mapping(mapping)
+    assert switches.to_mapping() == Switches().to_mapping() | mapping
+    assert Switches.from_mapping(switches.to_mapping()) == switches
+
+
+def test_an_unknown_switch_names_the_nearest_right_one() -> None:
+    with pytest.raises(BadInput, match=r"'serving\.replica'; did you mean serving\.replicas\?"):
+        Switches.from_mapping({"serving.replica": "weak"})
+
+
+def test_a_switch_is_weak_or_hardened_and_nothing_else() -> None:
+    with pytest.raises(BadInput, match=r"switch training\.restart is 'off'; allowed are weak, hardened"):
+        Switches.from_mapping({"training.restart": "off"})
+
+
+def test_settings_survive_json() -> None:
+    settings = StagingSettings(switches=Switches(serving_replicas="weak"), requests_per_s=12.5, gateway_port=8080)
+    assert StagingSettings.from_json(settings.to_json()) == settings
+    assert json.loads(settings.to_json())["switches"]["serving.replicas"] == "weak"
+
+
+def test_settings_that_are_not_named_keep_their_default() -> None:
+    assert StagingSettings.from_json("{}") == StagingSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "settings are not JSON"),
+        ("[]", "settings are a JSON list; allowed is an object"),
+        ('{"request_per_s": 3}', "unknown setting 'request_per_s'; did you mean requests_per_s?"),
+        ('{"requests_per_s": 1000}', "requests_per_s is 1000; allowed is 0.1 to 200"),
+        ('{"requests_per_s": "many"}', "requests_per_s is 'many'; allowed is a number"),
+        ('{"requests_per_s": true}', "requests_per_s is True; allowed is a number"),
+        ('{"gateway_port": 70000}', "gateway_port is 70000; allowed is 0 to 65535"),
+        ('{"gateway_port": 80.5}', "gateway_port is 80.5; allowed is a whole number"),
+        ('{"restart_delay_s": -1}', "restart_delay_s is -1; allowed is at least 0"),
+        ('{"startup_deadline_s": NaN}', "startup_deadline_s is nan; allowed is at least 1"),
+        ('{"startup_deadline_s": Infinity}', "startup_deadline_s is inf; allowed is at least 1"),
+        ('{"switches": ["serving.replicas"]}', "switches are a list; allowed is a mapping of names to strengths"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        StagingSettings.from_json(text)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_settings_cannot_be_made_wrong_in_python_either() -> None:
+    with pytest.raises(BadInput, match="steps_per_s"):
+        replace(StagingSettings(), steps_per_s=0.0)
+
+
+@pytest.mark.parametrize("module", [errors, exporter])
+def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_a_shell_that_points_ray_elsewhere_is_not_listened_to(tmp_path: Path) -> None:
+    variables = {"RAY_ADDRESS": "ray://production:10001", "RAY_AUTH_TOKEN": "secret", "HOME": "/root"}
+    ray_environment.prepare(variables, Layout(tmp_path, tmp_path))
+    assert "RAY_ADDRESS" not in variables
+    assert "RAY_AUTH_TOKEN" not in variables
+    assert variables["HOME"] == "/root"
+    assert variables["RAY_AUTH_MODE"] == "token"
+    assert variables["RAY_TMPDIR"] == str(tmp_path)
+
+
+def test_the_token_of_the_cluster_is_secret_and_new_every_time(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, tmp_path)
+    ray_environment.write_token(layout)
+    first = layout.ray_token.read_text()
+    ray_environment.write_token(layout)
+    assert layout.ray_token.stat().st_mode & 0o777 == 0o600
+    assert len(first) == 64
+    assert first != layout.ray_token.read_text()
