@@ -148,12 +148,16 @@ class Campaign:
 
     def _loop(self, began_s: float) -> None:
         observation = self._env.observation()
-        while not self._env.is_over and self._now_s() - began_s < 60.0 * self._budget.minutes:
+        while not self._env.is_over:
+            left_min = self._budget.minutes - (self._now_s() - began_s) / 60.0
+            in_time = self._env.fits(left_min)
+            if not in_time[:-1].any():
+                return
             if self._sham_is_due():
                 self._sham(began_s)
                 continue
             started_s = self._stopwatch()
-            action = self._policy.choose(observation, self._env.action_masks())
+            action = self._policy.choose(observation, self._env.action_masks() & in_time)
             self._result.decision_s.append(self._stopwatch() - started_s)
             self._progress.chose(self._env.code.decode(action), (self._now_s() - began_s) / 60.0)
             observation, _, over, _, info = self._env.step(action)

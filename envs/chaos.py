@@ -18,7 +18,7 @@ from .confirmation import Cell, Confirmations, Fingerprint
 from .encoding import ActionCode, ClusterState
 from .experiment import Experimenter, Interrupted, NotSteady
 from .outcome import Outcome
-from .scoring import Verdict
+from .scoring import POST_WINDOWS, Verdict
 
 Observation: TypeAlias = dict[str, npt.NDArray[np.float32]]
 
@@ -230,6 +230,14 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         outcome = self.experimenter.run(control)
         self.learn(outcome)
         return outcome.verdict
+
+    def fits(self, minutes: float) -> npt.NDArray[np.bool_]:
+        """Returns which actions could be over, post windows included, within so many minutes; `stop` always is."""
+        post_s = POST_WINDOWS * self.experimenter.scorer.calibration.shape.window_s
+        faults = [self.code.decode(action) for action in range(self.code.stop)]
+        return np.array(
+            [*(fault is not None and fault.duration_s + post_s <= 60.0 * minutes for fault in faults), True]
+        )
 
     def fault_at(self, cell: Cell) -> Fault | None:
         """Returns the fault of a cell, None where this cluster does not offer it as an experiment of its own."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .telemetry.snapshot import metric_of
+from .telemetry.snapshot import Metric, metric_of
 from .windows import Array, Calibration
 
 _MAD_TO_SIGMA = 1.4826
@@ -73,15 +73,16 @@ def conformal_test(calibration: Calibration, windows: Mapping[str, Array], unit_
     z, moves, scales = {}, {}, {}
     for name, test in windows.items():
         metric = metric_of(name)
-        past = metric.sign * units[:, :, calibration.series.index(name)]
+        past = _worsening(metric, units[:, :, calibration.series.index(name)])
         if not np.isfinite(past).any() or not np.isfinite(test).any():
             continue
+        change = _worsening(metric, test)
         centre, scale = _centre_and_scale(past, metric.floor)
         scales[name] = scale / metric.tolerance
-        moves[name] = max(0.0, float(np.nanmax(metric.sign * test)) / metric.tolerance)
-        z[name] = float(np.clip((np.nanmax(metric.sign * test) - centre) / scale, -_Z_LIMIT, _Z_LIMIT))
+        moves[name] = max(0.0, float(np.nanmax(change)) / metric.tolerance)
+        z[name] = float(np.nanmax(_scaled(change, centre, scale)))
         # The same number of windows on both sides: a maximum over four is larger than a maximum over two.
-        past_z = np.clip((past[:, : len(test)] - centre) / scale, -_Z_LIMIT, _Z_LIMIT)
+        past_z = _scaled(past[:, : len(test)], centre, scale)
         highest = np.fmax(highest, np.fmax.reduce(past_z, axis=1))
     if not z:
         return NOTHING_KNOWN
@@ -101,18 +102,28 @@ def robust_z(calibration: Calibration, change: Array, unit_windows: int) -> dict
     found = {}
     for column, name in enumerate(calibration.series):
         metric = metric_of(name)
-        past = metric.sign * units[:, :, column]
+        past = _worsening(metric, units[:, :, column])
         if np.isfinite(past).any() and np.isfinite(change[column]):
             centre, scale = _centre_and_scale(past, metric.floor)
-            z = (metric.sign * float(change[column]) - centre) / scale
-            found[name] = float(np.clip(z, -_Z_LIMIT, _Z_LIMIT)) / _Z_LIMIT
+            found[name] = float(_scaled(_worsening(metric, change[column : column + 1]), centre, scale)[0]) / _Z_LIMIT
     return found
+
+
+def _worsening(metric: Metric, differences: Array) -> Array:
+    """Returns differences in the bad direction; of a series that only ever grows, how far it has fallen back."""
+    worse: Array = metric.sign * differences
+    return np.fmax(worse, 0.0) if metric.progress else worse
 
 
 def _centre_and_scale(past: Array, floor: float) -> tuple[float, float]:
     """Returns median and robust standard deviation of fault-free differences, the latter no smaller than `floor`."""
     centre = float(np.nanmedian(past))
     return centre, max(_MAD_TO_SIGMA * float(np.nanmedian(np.abs(past - centre))), floor)
+
+
+def _scaled(differences: Array, centre: float, scale: float) -> Array:
+    z: Array = np.clip((differences - centre) / scale, -_Z_LIMIT, _Z_LIMIT)
+    return z
 
 
 def e_value(p: float) -> float:

@@ -146,7 +146,7 @@ class Scorer:
         broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without))
         tested = _TestedWindows(self.calibration, record)
         promised = self._test(self._promised(record, tested))
-        inside, outside = self._test_radius(record, topology, tested)
+        inside, exposed, outside = self._test_radius(record, topology, tested)
         verdict, reason = self._verdict(record, broken, promised.p)
         spread = max(map(_squashed, outside.moved(self._alpha).values()), default=0.0)
         recovery_ratio = self._recovery_ratio(record, broken)
@@ -156,7 +156,7 @@ class Scorer:
             anomaly_score=self._anomaly_score(record, broken, spread, recovery_ratio)
             if verdict is Verdict.WEAKNESS
             else 0.0,
-            impact=_impact(promised, inside, outside),
+            impact=_impact(promised, inside, exposed, outside),
             p=promised.p,
             p_floor=1.0 / (self.units + 1),
             mde=promised.mde,
@@ -165,7 +165,11 @@ class Scorer:
             spread=spread,
             cost_min=record.cost_min,
         )
-        moved = {**inside.moved(self._alpha), **outside.moved(self._alpha), **promised.moved(self._alpha)}
+        moved = {
+            name: move
+            for family in (inside, exposed, outside, promised)
+            for name, move in family.moved(self._alpha).items()
+        }
         return Score(evidence, broken, reason, _recovery_s(record.phases), _largest_first(moved))
 
     def present_z(self, snapshots: Sequence[Snapshot]) -> dict[str, float]:
@@ -197,28 +201,31 @@ class Scorer:
                 continue
             if clause.must == "hold":
                 windows[clause.series] = np.concatenate([tested.during(clause.series), tested.post(clause.series)])
+            elif clause.must == "keep":
+                windows[clause.series] = tested.lowest(clause.series)
             else:
                 at_deadline = tested.from_injection(clause.series, clause.within_s or math.inf)
                 windows[clause.series] = at_deadline if len(at_deadline) else tested.post(clause.series)
         return windows
 
-    def _test_radius(self, record: Record, topology: Topology, tested: _TestedWindows) -> tuple[Family, Family]:
-        """Tests what belongs to the target, and what has no reason to notice."""
+    def _test_radius(self, record: Record, topology: Topology, tested: _TestedWindows) -> tuple[Family, Family, Family]:
+        """Tests what belongs to the target, what needs the target, and what has no reason to notice."""
         if record.fault is None:
-            return self._test({}), self._test({})
+            return self._test({}), self._test({}), self._test({})
         target = record.fault.target.name
-        exposed = topology.dependents_of(target) | {target}
-        inside = [name for name in self.calibration.series if component_of(name) == target]
-        outside = [
-            name
-            for name in self.calibration.series
-            # Cores and memory are shared on one host; only what users and the platform see can accuse a bystander.
-            if component_of(name) not in exposed and metric_of(name).role in {"sli", "model"}
-        ]
-        return (
-            self._test({name: tested.during(name) for name in inside}),
-            self._test({name: tested.during(name) for name in outside}),
-        )
+        needing = topology.dependents_of(target)
+        families: tuple[list[str], list[str], list[str]] = ([], [], [])
+        for series in self.calibration.series:
+            owner, role = component_of(series), metric_of(series).role
+            if owner == target:
+                families[0].append(series)
+            elif owner in needing and role != "resource":
+                families[1].append(series)
+            elif owner not in needing and role in {"sli", "model"}:
+                # Cores and memory are shared on one host; only what users see can accuse a bystander.
+                families[2].append(series)
+        inside, exposed, outside = (self._test({name: tested.during(name) for name in family}) for family in families)
+        return inside, exposed, outside
 
     def _test(self, windows: dict[str, Array]) -> Family:
         return conformal_test(self.calibration, windows, UNIT_WINDOWS, self._alpha)
@@ -307,6 +314,15 @@ class _TestedWindows:
         if start_s + self._shape.window_s > self._record.phases.ended_s:
             return np.empty(0)
         return self._column(self._cut(start_s)[:POST_WINDOWS] - self._reference, series)
+
+    def lowest(self, series: str) -> Array:
+        """Returns the lowest of all windows of one series, minus the last one before the injection.
+
+        One number however long the experiment was: fault-free, a series that only ever grows falls back in no window.
+        """
+        since = self._column(self._cut(self._record.phases.injected_s - self._shape.window_s), series)
+        known = since[1:][np.isfinite(since[1:])]
+        return np.array([known.min() - since[0]]) if len(known) else np.empty(0)
 
     def _cut(self, start_s: float) -> Array:
         return window_medians(self._record.snapshots, self._series, start_s, self._shape)

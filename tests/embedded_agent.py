@@ -39,7 +39,7 @@ def main() -> None:
         if not isinstance(injection, Injection):
             sys.exit(f"refused: {injection}")
         told = False
-        while (stop := supervisor.watch(injection, experimenter.poll())) is None:
+        while (stop := supervisor.watch(injection, experimenter.lookout.poll())) is None:
             if not told and supervisor.took(injection):
                 print("injected", injection.id, flush=True)
                 told = True

@@ -207,13 +207,45 @@ def test_the_smallest_visible_shift_is_about_right():
         mde = scorer.score(recorded(nothing, seed=seed), TOPOLOGY).evidence.mde
         for factor in found:
 
-            def shifted(at_s, values, by=factor * mde * 100.0):
+            def shifted(at_s, values, by=factor * mde * 0.05):
                 if at_s > 100.0:
-                    values["trainer/step"] -= by
+                    values["client/error_share"] += by
 
             found[factor] += scorer.score(recorded(shifted, seed=seed), TOPOLOGY).evidence.p <= 0.05
     assert found[2.0] >= 38
     assert found[0.5] <= 15
+
+
+def test_a_series_that_grows_by_itself_hides_no_loss_and_is_none():
+    """A step counter is always far from its reference; falling back by ten seconds' worth of steps is not normal."""
+
+    def behind(at_s, values):
+        if at_s > 105.0:
+            values["trainer/step"] -= 200.0
+
+    assert calibrated().score(recorded(nothing), TOPOLOGY).evidence.p > 0.05
+    lost = calibrated().score(recorded(behind), TOPOLOGY)
+    assert lost.evidence.p == lost.evidence.p_floor
+
+
+def test_who_else_was_hit_and_who_was_not_is_told():
+    topology = Topology(
+        [Component("web", "web", 1), Component("gate", "gate", 1, ("web",)), Component("trainer", "trainer", 2)],
+        {"client": ("gate",)},
+    )
+    series = (*SERIES, "gate/request_ms")
+    random = np.random.default_rng(0)
+    calibration = Calibration(series, SHAPE)
+    snapshots = [Snapshot(0.5 * i, healthy(random, 0.5 * i) | {"gate/request_ms": 10.0}) for i in range(1, 540)]
+    calibration.add(window_medians(snapshots, series, 0.0, SHAPE))
+
+    def slow(at_s, values):
+        down_for(6.0)(at_s, values)
+        values["gate/request_ms"] = 900.0 if 100.0 < at_s <= 112.0 else 10.0
+
+    score = Scorer(calibration, HYPOTHESIS).score(recorded(slow), topology)
+    assert {name for name, _ in score.moved} == {"client/error_share", "gate/request_ms"}
+    assert score.evidence.spread == 0.0, "who needs the target is no bystander"
 
 
 def test_a_constant_series_does_not_make_the_slightest_change_significant():

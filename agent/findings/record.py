@@ -14,6 +14,7 @@ import yaml
 
 from actuators.errors import BadInput
 from envs.outcome import Outcome
+from envs.scoring import Verdict
 
 from .weakness import evidence_json, title_of
 
@@ -81,7 +82,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     start_s = phases.injected_s if phases is not None else 0.0
     return {
         "fault": None if outcome.fault is None else outcome.fault.to_json(),
-        "title": "nothing (sham)" if outcome.fault is None else title_of(outcome.fault, outcome.mechanism),
+        "title": _title(outcome),
         "verdict": str(outcome.verdict),
         "mechanism": None if outcome.mechanism is None else str(outcome.mechanism),
         "reason": outcome.score.reason,
@@ -104,6 +105,14 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         },
         "trace": {name: [list(point) for point in points] for name, points in outcome.trace.items()},
     }
+
+
+def _title(outcome: Outcome) -> str:
+    if outcome.fault is None:
+        return "nothing (sham)"
+    if outcome.verdict is Verdict.WEAKNESS and outcome.mechanism is not None:
+        return title_of(outcome.fault, outcome.mechanism)
+    return str(outcome.fault)
 
 
 def now_text() -> str:

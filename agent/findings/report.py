@@ -106,7 +106,7 @@ def _view(data: Mapping[str, Any]) -> dict[str, Any]:
     names = [component["name"] for component in topology["components"]]
     everyone = [*names, *topology["observers"]]
     outcomes = [outcome for outcome in data["outcomes"] if outcome["refusal"] is None]
-    weaknesses = sorted(data["weaknesses"], key=lambda weakness: _SEVERITY_ORDER[weakness["severity"]])
+    weaknesses = sorted(data["weaknesses"], key=lambda w: (_SEVERITY_ORDER[w["severity"]], w["fault"]["target"]))
     return {
         **data,
         "weaknesses": [_shown(weakness, outcomes, everyone, data["settings"]) for weakness in weaknesses],

@@ -158,11 +158,11 @@ def weakness_of(
     )
 
 
-def title_of(fault: Fault, mechanism: Mechanism | None) -> str:
+def title_of(fault: Fault, mechanism: Mechanism) -> str:
     """Returns a weakness in one sentence without numbers of its effect."""
     amount = kind_of(fault.kind).amount(fault.intensity)
     deed = _DEED.get(fault.kind, "{kind} on {target}").format(kind=fault.kind, target=fault.target, amount=amount)
-    return f"{deed} {_CONSEQUENCE.get(mechanism, 'breaks a promise') if mechanism else 'breaks a promise'}"
+    return f"{deed} {_CONSEQUENCE.get(mechanism, 'breaks a promise')}"
 
 
 def severity_word(severity: float) -> str:

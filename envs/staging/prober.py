@@ -91,15 +91,17 @@ class Prober:
                 await asyncio.sleep(due - loop.time())
 
     async def _ask_all(self, session: aiohttp.ClientSession) -> None:
+        """Asks everybody at once; what one answers is known at once, however long another takes."""
         instances = list(self._instances())
-        answers = await asyncio.gather(*(_ask(session, instance) for instance in instances))
-        now_s = self._clock()
-        self._health = {
-            instance.id: self.health(instance).after(answer, now_s)
-            for instance, answer in zip(instances, answers, strict=True)
-        }
-        told = [health.step for health in self._health.values() if health.answering and health.step is not None]
-        self.job_step = max(told, default=self.job_step)
+        self._health = {instance.id: self.health(instance) for instance in instances}
+        await asyncio.gather(*(self._ask(session, instance) for instance in instances))
+
+    async def _ask(self, session: aiohttp.ClientSession, instance: Instance) -> None:
+        health = self.health(instance).after(await _ask(session, instance), self._clock())
+        self._health[instance.id] = health
+        if health.answering and health.step is not None:
+            # Ranks are in step; the first to answer after a restart says where the job goes on.
+            self.job_step = health.step
 
 
 async def _ask(session: aiohttp.ClientSession, instance: Instance) -> str | None:

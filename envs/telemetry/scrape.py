@@ -76,7 +76,11 @@ class Scraper:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="scrape")
 
     def round(self) -> Snapshot:
-        """Asks everybody once and returns what is known now."""
+        """Asks everybody once and returns what is known then.
+
+        The snapshot bears the time of the questions: one exporter that hangs must not make all others look late.
+        """
+        asked_s = self._clock.now().boottime_s
         exporters = self._exporters()
         answers = dict(zip(exporters, self._threads.map(self._ask, exporters), strict=True))
         self._looks = {exporter: self._remember(exporter, look) for exporter, look in answers.items()}
@@ -89,7 +93,7 @@ class Scraper:
             value = reading.value(changes.get(owner, ()))
             if value is not None:
                 values[series] = value
-        return Snapshot(self._clock.now().boottime_s, values)
+        return Snapshot(asked_s, values)
 
     def close(self) -> None:
         """Ends the threads and connections."""

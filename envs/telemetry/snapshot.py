@@ -40,6 +40,7 @@ class Metric:
         tolerance: the change that matters in practice, in `unit`.
         floor: the least noise that is ever believed in, in `unit`; keeps constant series from looking infinitely
             significant.
+        progress: whether it only ever grows by itself; what counts is then how far it falls back.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Metric:
     worse: Literal["up", "down"]
     tolerance: float
     floor: float
+    progress: bool = False
 
     @property
     def sign(self) -> float:
@@ -61,7 +63,7 @@ _METRICS = (
     Metric("p90_ms", "sli", "ms", "up", 100.0, 2.0),
     Metric("accuracy", "model", "share of answers", "down", 0.10, 0.01),
     Metric("steps_per_s", "sli", "steps/s", "down", 5.0, 0.5),
-    Metric("step", "platform", "steps", "down", 100.0, 5.0),
+    Metric("step", "platform", "steps", "down", 100.0, 5.0, progress=True),
     Metric("checkpoint_age_s", "platform", "s", "up", 10.0, 0.5),
     Metric("ready", "platform", "instances", "down", 0.5, 0.1),
     Metric("restarts", "platform", "restarts", "up", 0.5, 0.1),
