@@ -20,6 +20,7 @@ from actuators.fault import Fault
 from envs.chaos import ChaosEnv, severity
 from envs.confirmation import Cell, Fingerprint
 from envs.experiment import Interrupted, NotSteady
+from envs.hypothesis import Mechanism
 from envs.outcome import Outcome
 from envs.scoring import Verdict
 
@@ -194,7 +195,7 @@ class Campaign:
             self._env.confirmations.cells[cell],
             self._env.outcomes,
             severity_of=lambda outcome: severity(outcome, self._env.topology),
-            mildest=self._shrunk(cell, began_s),
+            mildest=self._shrunk(cell, fingerprint.mechanism, began_s),
             remedy=remedy_for(fingerprint),
             seed=self._seed,
             seen_at=now_text(),
@@ -202,8 +203,8 @@ class Campaign:
         self._result.weaknesses.append(weakness)
         self._progress.confirmed(weakness)
 
-    def _shrunk(self, cell: Cell, began_s: float) -> Cell:
-        """Returns the mildest level of a cell's arm that still shows the weakness, as far as the reserve reaches."""
+    def _shrunk(self, cell: Cell, mechanism: Mechanism, began_s: float) -> Cell:
+        """Returns the mildest level of a cell's arm that still shows this weakness, as far as the reserve reaches."""
         for level in sorted((level for level in LEVELS if level < cell.intensity), reverse=True):
             milder = self._env.fault_at(cell._replace(intensity=level))
             spent_min = (self._now_s() - began_s) / 60.0
@@ -214,7 +215,7 @@ class Campaign:
             outcome = self._env.experiment(milder)
             self._env.learn(outcome)
             self._tell("shrink")
-            if outcome.verdict is not Verdict.WEAKNESS:
+            if outcome.verdict is not Verdict.WEAKNESS or outcome.mechanism is not mechanism:
                 return cell
             cell = Cell.of(milder)
         return cell

@@ -82,7 +82,7 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
 ) -> None:
-    """Repeats the experiment that showed a weakness."""
+    """Repeats the mildest experiment that showed a weakness."""
     from .learning.replay import ReplayPolicy
     from .run import Run
 
@@ -93,7 +93,7 @@ def replay(
         settings,
         _run_folder(settings, out),
         Console(),
-        policy=lambda env: ReplayPolicy(env.code.encode(_fault(weakness["fault"])), times),
+        policy=lambda env: ReplayPolicy(env.code.encode(_reproducer(weakness)), times),
     )
     _finish(campaign, fail_on)
 
@@ -234,8 +234,10 @@ def _ledger(settings: Settings, read: Callable[[Any], Any]) -> Any:  # noqa: ANN
         ledger.close()
 
 
-def _fault(data: dict[str, Any]) -> Fault:
-    return Fault(data["kind"], Target(data["target"]), data["intensity"], data["duration_s"])
+def _reproducer(weakness: dict[str, Any]) -> Fault:
+    """Returns the mildest fault that was seen to show a weakness."""
+    fault = weakness["fault"]
+    return Fault(fault["kind"], Target(fault["target"]), weakness["reproducer"]["intensity"], fault["duration_s"])
 
 
 def _person() -> str:

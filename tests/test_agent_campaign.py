@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from actuators.fault import Fault, Target
 from agent.build.parts import policy_named
 from agent.campaign import Budget, Campaign, Result
 from agent.findings.report import load_run, rendered
+from agent.learning.replay import ReplayPolicy
 from agent.run import Run
 from agent.settings import load
 from envs.chaos import ChaosEnv
@@ -49,12 +51,15 @@ class Log:
 
 def campaigned(settings, tmp_path, policy="thompson", minutes=20.0, seed=0, hidden=WEAK):
     world = simulation(settings, tmp_path, hidden=hidden)
-    budget = Budget(minutes, 0.2, 0.1)
-    env = ChaosEnv(world, budget_min=budget.choices_min)
-    log, result = Log(), Result()
-    policy = policy_named(policy, np.random.default_rng(seed))
-    Campaign(env, policy, budget, record=log, progress=log, result=result, seed=seed, stopwatch=lambda: 0.0).run()
+    env = ChaosEnv(world, budget_min=0.8 * minutes)
+    log, result = run_campaign(env, policy_named(policy, np.random.default_rng(seed)), Budget(minutes, 0.2, 0.1), seed)
     return world, env, log, result
+
+
+def run_campaign(env, policy, budget, seed=0):
+    log, result = Log(), Result()
+    Campaign(env, policy, budget, record=log, progress=log, result=result, seed=seed, stopwatch=lambda: 0.0).run()
+    return log, result
 
 
 def test_a_campaign_confirms_what_is_weak_and_claims_nothing_else(settings, tmp_path):
@@ -83,10 +88,24 @@ def test_every_outcome_is_recorded_with_its_purpose(settings, tmp_path):
 
 
 def test_a_confirmed_weakness_is_shrunk_to_its_mildest_form(settings, tmp_path):
-    _, _, log, result = campaigned(settings, tmp_path, minutes=40.0)
-    delay = next(w for w in result.weaknesses if w.fingerprint.startswith("network.delay|feature-store"))
-    assert delay.reproducer["intensity"] == 0.5, "125 ms is borne, 500 ms is not"
-    assert "shrink" in {why for why, _ in log.outcomes}
+    """A checkpoint that is gone stops training; so does one of which a quarter is missing."""
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"checkpoint"})))
+    env = ChaosEnv(world, budget_min=20.0)
+    worst = Fault("model.checkpoint_corrupt", Target("trainer"), 1.0, 50.0)
+    log, result = run_campaign(env, ReplayPolicy(env.code.encode(worst), 2), Budget(40.0, 0.5, 0.1))
+    (found,) = result.weaknesses
+    assert (found.fault["intensity"], found.reproducer["intensity"]) == (1.0, 0.25)
+    assert [why for why, _ in log.outcomes if why != "sham"] == ["control", "choice", "choice", "shrink", "shrink"]
+
+
+def test_a_milder_fault_that_breaks_another_promise_is_no_milder_form(settings, tmp_path):
+    """Two seconds make requests fail; half a second makes them slow, which is another weakness."""
+    world = simulation(settings, tmp_path, hidden=WEAK)
+    env = ChaosEnv(world, budget_min=20.0)
+    worst = Fault("network.delay", Target("feature-store"), 1.0, 12.0)
+    _, result = run_campaign(env, ReplayPolicy(env.code.encode(worst), 2), Budget(40.0, 0.5, 0.1))
+    (found,) = result.weaknesses
+    assert (found.mechanism, found.reproducer["intensity"]) == ("unavailable", 1.0)
 
 
 def test_thompson_spends_its_minutes_better_than_chance(settings, tmp_path):

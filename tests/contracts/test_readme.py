@@ -1,0 +1,77 @@
+"""The README says what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAP = {
+    room: set(re.findall(r"`([a-z_]+(?:\.py|\.yaml|/))`", row))
+    for room, row in re.findall(r"^\| `(agent|envs|safety|actuators|configs|tests)/` \| (.*) \|$", README, re.MULTILINE)
+}
+
+
+def test_the_map_has_every_room():
+    assert set(MAP) == {"agent", "envs", "safety", "actuators", "configs", "tests"}
+
+
+@pytest.mark.parametrize("room", MAP)
+def test_whatever_the_map_names_is_there(room):
+    for name in MAP[room]:
+        assert (ROOT / room / name).exists(), f"{room}/{name}"
+
+
+@pytest.mark.parametrize("room", ["agent", "envs", "safety", "actuators"])
+def test_every_folder_of_a_room_is_on_the_map(room):
+    folders = {f"{path.name}/" for path in (ROOT / room).iterdir() if (path / "__init__.py").exists()}
+    assert folders <= MAP[room]
+
+
+@pytest.mark.parametrize("room", ["envs", "safety"])
+def test_every_module_of_the_rooms_to_read_is_on_the_map(room):
+    modules = {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py"}
+    assert modules <= MAP[room]
+
+
+def test_every_guarantee_names_a_test_that_exists():
+    named = set(re.findall(r"`(test_[a-z_]+)`", README))
+    assert len(named) > 12
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert named <= defined, named - defined
+
+
+def test_the_ten_lines_of_python_run():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout.startswith("{")
+
+
+def test_the_commands_are_those_of_the_program():
+    help_text = subprocess.run(
+        [sys.executable, "-m", "agent", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for command in re.findall(r"^backburn (\w+)", README, re.MULTILINE):
+        assert command in help_text
+
+
+def test_what_is_tracked_at_the_top_is_what_was_agreed():
+    tracked = subprocess.run(
+        ["git", "ls-tree", "--name-only", "HEAD"],  # noqa: S607 (wherever git is)
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.split()
+    agreed = ["README.md", "pyproject.toml", "agent", "envs", "actuators", "safety", "tests", "configs", "Dockerfile"]
+    tools = ["LICENSE", "Makefile", "constraints.txt", ".ci", ".gitignore", ".dockerignore"]
+    assert set(tracked) == set(agreed + tools)
