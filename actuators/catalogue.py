@@ -33,6 +33,7 @@ class FaultKind:
         symptom: what is looked at to be sure that the fault took.
         blinds: metrics of the target that may fall silent while the fault lasts; that is its effect, not a blackout.
         trigger: for a latent fault, the kind that makes the target meet it. The same trigger alone is its control.
+        lapses: whether the platform's routine, and not its resilience, may end the fault; then it has shown nothing.
     """
 
     name: str
@@ -45,6 +46,7 @@ class FaultKind:
     symptom: str
     blinds: frozenset[str] = frozenset()
     trigger: str | None = None
+    lapses: bool = False
 
     def described(self, intensity: float) -> str:
         """Returns the amount that an intensity stands for, in words.
@@ -115,10 +117,34 @@ _KINDS = (
         duration_s=50.0,
         reversible=False,
         scope="instance",
-        capability="Models",
+        capability="Checkpoints",
         symptom="the newest checkpoint's bytes are the damaged ones and its writer is gone",
         blinds=_OWN_EXPORTER,
         trigger="pod.kill",
+    ),
+    FaultKind(
+        name="model.registry_corrupt",
+        amount=_share,
+        unit="share of the model's bytes lost",
+        duration_s=20.0,
+        reversible=False,
+        scope="instance",
+        capability="Registry",
+        symptom="the corrupt version is the one to serve and one of its readers is gone",
+        blinds=_OWN_EXPORTER,
+        trigger="pod.kill",
+        lapses=True,
+    ),
+    FaultKind(
+        name="model.bad_canary",
+        amount=_share,
+        unit="share of the model's weights never learnt",
+        duration_s=12.0,
+        reversible=True,
+        scope="component",
+        capability="Registry",
+        symptom="the bad version is the one to serve",
+        lapses=True,
     ),
 )
 

@@ -211,9 +211,13 @@ def main() -> NoReturn:
 
 
 def _finish(campaign: Run, fail_on: FailOn) -> None:
+    from .findings.ground_truth import described
+
     result = campaign.execute()
     found = len(result.weaknesses)
     typer.echo(f"\n{found} confirmed weakness{'' if found == 1 else 'es'}; it ended because {result.ended_by}")
+    if campaign.truth is not None:
+        typer.echo(described(campaign.truth))
     typer.echo(f"report: {campaign.folder.path / 'report.html'}")
     ranks = list(FailOn)
     if any(ranks.index(FailOn(weakness.severity)) >= ranks.index(fail_on) for weakness in result.weaknesses):

@@ -59,6 +59,12 @@ class Timings:
 class Run:
     """One run.
 
+    Attributes:
+        folder: what it leaves behind.
+        result: what was found so far.
+        timings: what took how long.
+        truth: on the embedded cluster, once the run has ended, how the findings compare with what was planted.
+
     Args:
         settings: all of them.
         out: the run's folder; must not exist.
@@ -87,6 +93,7 @@ class Run:
         self.folder.settings(settings.model_dump(mode="json"))
         self.result = Result()
         self.timings = Timings()
+        self.truth: Mapping[str, list[str]] | None = None
         self._display = Display(console, settings.campaign.budget_min)
         self._phases = PhaseClock(self._display)
         self._interruption = Interruption()
@@ -181,8 +188,8 @@ class Run:
         ledger.close()
         self.folder.json("weaknesses.json", weaknesses)
         if settings.cluster.kind == "local":
-            truth = compare(settings.cluster.staging().switches.to_mapping(), weaknesses)
-            self.folder.json("ground_truth.json", truth)
+            self.truth = compare(settings.cluster.staging().switches.to_mapping(), weaknesses)
+            self.folder.json("ground_truth.json", self.truth)
         self.folder.note(
             state=state,
             ended_at=now_text(),

@@ -29,6 +29,7 @@ from envs.experiment import Patience
 from envs.hypothesis import Hypothesis
 from envs.staging.errors import BadInput as PlatformBadInput
 from envs.staging.settings import StagingSettings
+from envs.telemetry.snapshot import component_of
 from envs.windows import Shape
 from safety.limits import Limits
 
@@ -193,7 +194,20 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     except (BadInput, SettingsError) as error:
         raise BadInput(f"{path}: {error}") from error
     _require_limits_outside_hypothesis(settings, path)
+    _require_time_for_deadlines(settings, path)
     return settings
+
+
+def _require_time_for_deadlines(settings: Settings, path: Path) -> None:
+    """Refuses a deadline that no permitted fault would last to see broken."""
+    longest_s = settings.limits.max_duration_s
+    for clause in settings.hypothesis.clauses:
+        needed_s = settings.hypothesis.telling_s(component_of(clause.series))
+        if clause.within_s is not None and needed_s > longest_s:
+            raise BadInput(
+                f"{path}: {clause.series} has a deadline of {clause.within_s:g} s; to see it broken takes "
+                f"faults of {needed_s:g} s, and limits.max_duration_s allows {longest_s:g} s"
+            )
 
 
 def _layered(data: dict[str, Any]) -> type[Settings]:

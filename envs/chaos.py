@@ -208,7 +208,9 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
     def _begin(self, seed: int | None) -> None:
         self.experimenter = self._world.start(seed)
         self.topology = self.experimenter.cluster.topology()
-        self.code = ActionCode(tuple(component.name for component in self.topology.components))
+        names = tuple(component.name for component in self.topology.components)
+        telling_s = {name: self.experimenter.hypothesis.telling_s(name) for name in names}
+        self.code = ActionCode(names, telling_s=telling_s)
         self.state = encoding.first_state(self.topology, self.code)
         self.confirmations = Confirmations()
         self.outcomes = []
@@ -241,7 +243,7 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
 
     def fault_at(self, cell: Cell) -> Fault | None:
         """Returns the fault of a cell, None where this cluster does not offer it as an experiment of its own."""
-        fault = Fault(cell.kind, Target(cell.component), cell.intensity, kind_of(cell.kind).duration_s)
+        fault = self.code.fault(cell.component, cell.kind, cell.intensity)
         component, kind, level = self.code.index(self.code.encode(fault))
         return fault if bool(self.state.available[0, component, kind, level]) else None
 

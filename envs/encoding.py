@@ -10,7 +10,7 @@ Shapes: B clusters, C components, K fault kinds, L levels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import gymnasium as gym
@@ -106,10 +106,12 @@ class ActionCode:
     Attributes:
         components: names, in the order of the state.
         kinds: fault kinds, in the order of the state.
+        telling_s: per component, how long a fault that can be taken out has to last to show anything, seconds.
     """
 
     components: tuple[str, ...]
     kinds: tuple[str, ...] = tuple(CATALOGUE)
+    telling_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def stop(self) -> int:
@@ -125,8 +127,14 @@ class ActionCode:
         if action == self.stop:
             return None
         component, kind, level = self.index(action)
-        entry = CATALOGUE[self.kinds[kind]]
-        return Fault(entry.name, Target(self.components[component]), LEVELS[level], entry.duration_s)
+        return self.fault(self.components[component], self.kinds[kind], LEVELS[level])
+
+    def fault(self, component: str, kind: str, intensity: float) -> Fault:
+        """Returns a fault with the duration that such faults have on this cluster."""
+        entry = CATALOGUE[kind]
+        # What cannot be undone has done its work at once; what comes of it is watched until the last deadline anyway.
+        least_s = self.telling_s.get(component, 0.0) if entry.reversible else 0.0
+        return Fault(kind, Target(component), intensity, max(entry.duration_s, least_s))
 
     def encode(self, fault: Fault) -> int:
         """Returns the action that stands for a fault.

@@ -75,6 +75,7 @@ class Experimenter:
 
     Attributes:
         lookout: watches the cluster.
+        hypothesis: what the cluster promises.
 
     Args:
         cluster: what is measured.
@@ -98,7 +99,7 @@ class Experimenter:
         self.supervisor = supervisor
         self.scorer = scorer
         self.lookout = Lookout(cluster, hypothesis, lambda: supervisor.quarantined, observer.polled)
-        self._hypothesis = hypothesis
+        self.hypothesis = hypothesis
         self._observer = observer
         self._patience = patience or Patience()
         self._shape = scorer.calibration.shape
@@ -242,16 +243,23 @@ class Experimenter:
         """Ends a fault before its time where waiting would show nothing more."""
         if not took and self._now_s() - injected_s > self._patience.took_s:
             return self.supervisor.revert(injection, "finished", "its symptom never showed")
-        latent = kind_of(injection.fault.kind).trigger is not None
-        if latent and self._has_settled(injected_s) and self.supervisor.is_spent(injection):
+        kind = kind_of(injection.fault.kind)
+        if kind.lapses and took and self.supervisor.is_spent(injection):
+            return self.supervisor.revert(injection, "lapsed", "the platform has published over it")
+        if (
+            kind.trigger is not None
+            and not kind.lapses
+            and self._has_settled(injected_s)
+            and self.supervisor.is_spent(injection)
+        ):
             return self.supervisor.revert(injection, "finished", "the platform has replaced what was damaged")
         return None
 
     def _recovery(self, fault: Fault, injected_s: float, cleared_s: float) -> Phases:
         """Waits until the promises are kept for good, or none of the broken ones can be in time any more."""
-        last_s = max(clause.recovery_deadline_s(injected_s, cleared_s) for clause in self._hypothesis.clauses)
+        last_s = max(clause.recovery_deadline_s(injected_s, cleared_s) for clause in self.hypothesis.clauses)
         self._observer.entered("recover", fault, last_s)
-        margin_s = (self._hypothesis.samples + 1) * self.cluster.period_s
+        margin_s = (self.hypothesis.samples + 1) * self.cluster.period_s
         while not self._has_settled(injected_s) and self.supervisor.obstacle() is None:
             self.lookout.poll()
             if self._now_s() > self._next_deadline_s(injected_s, cleared_s) + margin_s:
@@ -264,7 +272,7 @@ class Experimenter:
 
     def _next_deadline_s(self, injected_s: float, cleared_s: float) -> float:
         """Returns when the last of the promises that are broken now would have to be kept again."""
-        broken = [clause for clause in self._hypothesis.clauses if self.lookout.is_broken(clause)]
+        broken = [clause for clause in self.hypothesis.clauses if self.lookout.is_broken(clause)]
         return max((clause.recovery_deadline_s(injected_s, cleared_s) for clause in broken), default=math.inf)
 
     def _repair(self, fault: Fault, phases: Phases) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -272,7 +280,7 @@ class Experimenter:
         if phases.recovered_s is not None or self.supervisor.obstacle() is not None:
             return (), ()
         repaired = []
-        broken = [component_of(c.series) for c in self._hypothesis.clauses if self.lookout.is_broken(c)]
+        broken = [component_of(c.series) for c in self.hypothesis.clauses if self.lookout.is_broken(c)]
         for component in dict.fromkeys([fault.target.name, *broken]):
             if not self._accepts_repair(component):
                 continue

@@ -16,6 +16,9 @@ from actuators.errors import BadInput
 
 from .telemetry.snapshot import METRICS, Snapshot, component_of, metric_of
 
+_BEYOND_DEADLINE_S = 5.0
+"""For how long a promise with a deadline is looked at beyond it: one window and a few samples."""
+
 
 class Mechanism(StrEnum):
     """How a clause was broken: a closed list, told from telemetry alone. Earlier ones explain later ones."""
@@ -95,6 +98,11 @@ class Hypothesis:
 
     clauses: Sequence[Clause] = field(default_factory=tuple)
     samples: int = 3
+
+    def telling_s(self, component: str) -> float:
+        """Returns how long a fault of a component has to last to break its promises with a deadline, seconds."""
+        deadlines = [c.within_s for c in self.clauses if c.within_s is not None and component_of(c.series) == component]
+        return max(deadlines) + _BEYOND_DEADLINE_S if deadlines else 0.0
 
     def unsteady(self, snapshots: Sequence[Snapshot], without: frozenset[str] = frozenset()) -> tuple[str, ...] | None:
         """Returns what is broken in the newest snapshots, None when it cannot be told.

@@ -44,7 +44,8 @@ class Stop:
     """Why a running fault was taken out.
 
     Attributes:
-        cause: `expired`, `finished`, `limit`, `telemetry`, `lever`, `lease`, `watchdog`, `interrupted` or `error`.
+        cause: `expired`, `finished`, `lapsed`, `limit`, `telemetry`, `lever`, `lease`, `watchdog`, `interrupted` or
+            `error`.
         reason: in words, with the values that decided.
         clean: whether the fault's absence was observed.
     """

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from actuators.drivers.local.hold import is_same_process
 from actuators.drivers.local.platform import ask
+from envs.staging.model import untrained
 from envs.staging.processes import boot_id, identify
+from envs.staging.registry import Registry
 
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
 
@@ -33,6 +35,7 @@ class BarePlatform:
         handle: path of its handle.
         sleepers: its processes by component.
         checkpoint: its only checkpoint.
+        registry: folder of its published models.
         proxy_socket: of its fault proxy.
         port: of the delayed edge, for whoever wants to feel the delay.
         guard: the process that the handle calls the guard.
@@ -41,6 +44,7 @@ class BarePlatform:
     handle: Path
     sleepers: dict[str, list[subprocess.Popen[bytes]]]
     checkpoint: Path
+    registry: Path
     proxy_socket: Path
     port: int
     guard: subprocess.Popen[bytes]
@@ -55,6 +59,7 @@ class BarePlatform:
             "states": {name: self.state_of(name) for name in self.sleepers},
             "checkpoint": self.checkpoint.read_bytes(),
             "folder": sorted(path.name for path in self.checkpoint.parent.iterdir()),
+            "registry": {path.name: path.read_bytes() for path in self.registry.iterdir()},
             "proxy": ask(str(self.proxy_socket), {"verb": "list"})["faults"],
         }
 
@@ -85,10 +90,12 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         checkpoint.parent.mkdir()
         checkpoint.write_bytes(os.urandom(4096))
         os.utime(checkpoint, (1_700_000_000, 1_700_000_000))
+        registry = folder / "registry"
+        Registry(registry).publish(untrained(0).tensors)
         handle = folder / "platform.json"
         (folder / "root").mkdir()
         handle.write_text(json.dumps(_handle(folder, sleepers, guard, socket)))
-        yield BarePlatform(handle, sleepers, checkpoint, socket, port, guard)
+        yield BarePlatform(handle, sleepers, checkpoint, registry, socket, port, guard)
 
 
 def _handle(folder, sleepers, guard, socket):
@@ -104,7 +111,7 @@ def _handle(folder, sleepers, guard, socket):
         "root": str(folder / "root"),
         "control_socket": str(folder / "control.sock"),
         "proxy_socket": str(socket),
-        "paths": {"checkpoints": str(folder / "checkpoints")},
+        "paths": {"checkpoints": str(folder / "checkpoints"), "registry": str(folder / "registry")},
         "startup_s": {},
         "components": {
             name: {

@@ -19,7 +19,14 @@ from tests.conftest import config_file
 from tests.waiting import wait_until
 
 HARDENED = dict.fromkeys(SWITCHES, "hardened")
-INTENSITY = {"pod.kill": 0.25, "pod.pause": 0.25, "network.delay": 1.0, "model.checkpoint_corrupt": 0.5}
+INTENSITY = {
+    "pod.kill": 0.25,
+    "pod.pause": 0.25,
+    "network.delay": 1.0,
+    "model.checkpoint_corrupt": 0.5,
+    "model.registry_corrupt": 0.5,
+    "model.bad_canary": 1.0,
+}
 START_WITHIN_S = 240.0
 
 

@@ -53,6 +53,7 @@ def test_every_packaged_file_is_valid(path):
             lambda d: d["limits"]["service_levels"].update({"client/p90_ms": {"at_most": 1.0}}),
             "on which no clause says `hold`",
         ),
+        (lambda d: d["limits"].update(max_duration_s=30.0), "to see it broken takes faults of 45 s"),
         (lambda d: d["hypothesis"]["clauses"][0].update(series="client/foo"), "names the series 'client/foo'"),
         (lambda d: d["hypothesis"]["clauses"][0].update(within_s=3.0), "within_s belongs to `must: return`"),
         (lambda d: d["hypothesis"]["clauses"][0].update(mechanism="magic"), "'hypothesis.clauses.0.mechanism'"),

@@ -80,7 +80,7 @@ def is_undone(platform, kind: str, before: dict[str, object]):
     now = platform.observable()
     if kind == "pod.pause":
         return now["states"] == before["states"]
-    return (now["proxy"], now["checkpoint"]) == (before["proxy"], before["checkpoint"])
+    return all(now[what] == before[what] for what in ("proxy", "checkpoint", "registry"))
 
 
 @pytest.mark.parametrize("kind", TARGET)

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from actuators.catalogue import kind_of
-from actuators.fault import Fault, Target
 from agent.build.local import LocalWorld
 from agent.findings.ground_truth import SWITCHES
 from agent.progress import Silent
@@ -65,7 +63,7 @@ def hardened(tmp_path_factory) -> Iterator[ChaosEnv]:
 def revealed(env: ChaosEnv, switch: str, state: str):
     """Runs the experiment that should tell whether a switch is weak, and notes it in the table."""
     sign = SWITCHES[switch][0]
-    fault = Fault(sign.kind, Target(sign.role), INTENSITY[sign.kind], kind_of(sign.kind).duration_s)
+    fault = env.code.fault(sign.role, sign.kind, INTENSITY[sign.kind])
     began_s = time.monotonic()
     outcome = env.experiment(fault)
     back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"

@@ -11,21 +11,24 @@ from dataclasses import asdict
 from ..clock import Instant
 from ..errors import InjectionFailed, RepairFailed, TargetNotFound
 from ..fault import Target
+from ..files import sha256
 from ..pod import Instance
+from ..registry import Version
 from .world import Document, World
 
 
 class SimulatedDriver:
-    """Pods, network, models and repairs of a simulated cluster.
+    """Pods, network, checkpoints, registry and repairs of a simulated cluster.
 
     Args:
-        world: the cluster's document: `instances`, `killed`, `paused`, `routes`, `delays`, `checkpoints`, `repairs`.
+        world: the cluster's document: `instances`, `killed`, `paused`, `routes`, `delays`, `checkpoints`, `registry`,
+            `repairs`.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
 
-    # ---- Pods -----------------------------------------------------------------------------------------------------
+    # ---- Pods -------------------------------------------------------------------------------------------------------
 
     def instances(self, target: Target) -> Sequence[Instance]:
         """Returns the target's living instances."""
@@ -61,7 +64,7 @@ class SimulatedDriver:
         with self._world.change() as world:
             return bool(world["paused"].get(instance.id, {}).get("by") == injection_id)
 
-    # ---- Network --------------------------------------------------------------------------------------------------
+    # ---- Network ----------------------------------------------------------------------------------------------------
 
     def routes_into(self, target: Target) -> Sequence[str]:
         """Returns the edges into the target."""
@@ -87,7 +90,7 @@ class SimulatedDriver:
         with self._world.change() as world:
             return {route: delay["held_back"] for route, delay in world["delays"].get(injection_id, {}).items()}
 
-    # ---- Models ---------------------------------------------------------------------------------------------------
+    # ---- Checkpoints ------------------------------------------------------------------------------------------------
 
     def newest_checkpoint(self, target: Target) -> str:
         """Returns the target's newest checkpoint."""
@@ -110,7 +113,51 @@ class SimulatedDriver:
             if artefact in world["checkpoints"]:
                 world["checkpoints"][artefact] = content.hex()
 
-    # ---- Repairs --------------------------------------------------------------------------------------------------
+    # ---- Registry ---------------------------------------------------------------------------------------------------
+
+    def current(self, target: Target) -> Version:
+        """Returns the version to serve."""
+        with self._world.change() as world:
+            _require(world, target)
+            number: int = world["registry"]["current"]
+            return Version(number, bytes.fromhex(world["registry"]["versions"][str(number)]["content"]))
+
+    def free_number(self) -> int:
+        """Returns one more than the newest version's number."""
+        with self._world.change() as world:
+            return max(map(int, world["registry"]["versions"])) + 1
+
+    def add(self, version: Version, checksum: str, after: int) -> None:
+        """Writes a version into the world."""
+        with self._world.change() as world:
+            registry = world["registry"]
+            if registry["current"] not in {after, version.number}:
+                raise InjectionFailed(f"version {after} is no longer the one to serve")
+            registry["versions"][str(version.number)] = {"content": version.content.hex(), "sha256": checksum}
+            registry["current"] = version.number
+
+    def withdraw(self, number: int, content_sha256: str, back_to: int) -> None:
+        """Takes a version out of the world."""
+        if not self.holds(number, content_sha256):
+            return
+        with self._world.change() as world:
+            registry = world["registry"]
+            del registry["versions"][str(number)]
+            if registry["current"] == number:
+                registry["current"] = back_to
+
+    def holds(self, number: int, content_sha256: str) -> bool:
+        """Tells whether the world has this version with these bytes."""
+        with self._world.change() as world:
+            version = world["registry"]["versions"].get(str(number))
+        return version is not None and sha256(bytes.fromhex(version["content"])) == content_sha256
+
+    def serves(self, number: int) -> bool:
+        """Tells whether this is the version to serve."""
+        with self._world.change() as world:
+            return bool(world["registry"]["current"] == number)
+
+    # ---- Repairs ----------------------------------------------------------------------------------------------------
 
     def repair(self, component: str, action: str) -> None:
         """Leaves the request for the cluster to carry out."""

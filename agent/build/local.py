@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from actuators.actuator import Actuator, Repairs
 from actuators.clock import BootClock
-from actuators.drivers.local.models import LocalModels
+from actuators.drivers.local.checkpoints import LocalCheckpoints
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
+from actuators.drivers.local.registry import LocalRegistry
 from actuators.errors import BackburnError, BadInput, Unsafe
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
@@ -42,7 +43,9 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
     actuators: Mapping[str, Actuator] = {
         "pod": PodActuator(pods),
         "network": NetworkActuator(LocalNetwork(platform)),
-        "model": ModelActuator(LocalModels(platform), pods, (settings.cluster_state_dir / "kept").resolve()),
+        "model": ModelActuator(
+            LocalCheckpoints(platform), LocalRegistry(platform), pods, (settings.cluster_state_dir / "kept").resolve()
+        ),
     }
     return actuators, platform
 

@@ -34,7 +34,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
     actuators: Mapping[str, Actuator] = {
         "pod": PodActuator(driver),
         "network": NetworkActuator(driver),
-        "model": ModelActuator(driver, driver, keep),
+        "model": ModelActuator(driver, driver, driver, keep),
     }
     return actuators, driver
 

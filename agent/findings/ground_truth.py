@@ -11,6 +11,7 @@ from typing import Any
 
 _SERVING = frozenset({"unavailable", "slow", "not_recovered"})
 _TRAINING = frozenset({"stuck", "lost_progress", "not_recovered"})
+_ANSWERS = frozenset({"wrong_answers", "not_recovered"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
     ),
     "training.restart": (Sign("pod.kill", "trainer", _TRAINING),),
     "training.checkpoint": (Sign("model.checkpoint_corrupt", "trainer", _TRAINING),),
+    "registry.verify": (Sign("model.registry_corrupt", "model-server", _ANSWERS),),
+    "deploy.canary_gate": (Sign("model.bad_canary", "model-server", _ANSWERS),),
+    "training.hang_timeout": (Sign("pod.pause", "trainer", _TRAINING),),
 }
 """The first sign of a switch is the one that its test looks for."""
 
@@ -54,9 +58,21 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the model server is slow": Sign(
         "network.delay", "model-server", _SERVING
     ),
-    "a hung rank is waited for: the health check's default is ten minutes": Sign("pod.pause", "trainer", _TRAINING),
 }
 """True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""
+
+
+def described(truth: Mapping[str, list[str]]) -> str:
+    """Says in one line what `compare` found.
+
+    >>> described({"planted": ["a", "b"], "found": ["a"], "missed": ["b"], "false_alarms": [], "unplanted": ["x"]})
+    'planted 2, found 1, missed 1 (b); false alarms 0; unplanted 1 (x)'
+    """
+    counts = {name: f"{len(names)} ({', '.join(names)})" if names else "0" for name, names in truth.items()}
+    return (
+        f"planted {len(truth['planted'])}, found {len(truth['found'])}, missed {counts['missed']}; "
+        f"false alarms {counts['false_alarms']}; unplanted {counts['unplanted']}"
+    )
 
 
 def compare(switches: Mapping[str, str], weaknesses: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

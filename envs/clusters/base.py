@@ -22,7 +22,8 @@ class Component:
         replicas: how many instances it should have.
         depends_on: components that it calls or reads.
         labels: what its owners wrote on it.
-        capabilities: which capabilities of a driver have something to act on here (`Pods`, `Network`, `Models`).
+        capabilities: which capabilities of a driver have something to act on here (`Pods`, `Network`, `Checkpoints`,
+            `Registry`).
     """
 
     name: str

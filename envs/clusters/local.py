@@ -16,6 +16,7 @@ from ..telemetry.snapshot import Snapshot
 from .base import Component, Topology
 
 _TRAINER = "trainer"
+_MODEL_SERVER = "model-server"
 _OBSERVERS = {"client": ("gateway",)}
 _FAILED = ({"outcome": "error"}, {"outcome": "timeout"})
 
@@ -130,6 +131,7 @@ def _capabilities(component: platform.Component) -> frozenset[str]:
     has: Mapping[str, bool] = {
         "Pods": component.desired > 0,
         "Network": bool(component.routes_in),
-        "Models": component.role == _TRAINER,
+        "Checkpoints": component.role == _TRAINER,
+        "Registry": component.role == _MODEL_SERVER,
     }
     return frozenset(name for name, present in has.items() if present)

@@ -7,6 +7,7 @@ same scorer judges them. Time moves by one sampling period per snapshot.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -31,9 +32,18 @@ _CLIENT_TIMEOUT_MS = 2000.0
 _BASE_MS = 15.0
 _STEPS_PER_S = 20.0
 _CHECKPOINT_EVERY_S = 2.0
-_FALLBACK_ACCURACY = 0.95
+_HANG_TIMEOUT_S = 10.0
+_FALLBACK_KEEPS = 0.98
 _ROUTES = ("gateway->model-server", "model-server->feature-store")
 _SOUND = b"weights".hex()
+_WEIGHTS = b"\x00\x00\x80\x3f" * 64
+_MODEL = (2).to_bytes(8, "little") + b"{}" + _WEIGHTS
+_GOOD, _GUESSED = 0.97, 0.25
+_LEAST_AGREEMENT = 0.8
+
+
+MECHANISMS = ("feature_timeout", "restart", "checkpoint", "hang_timeout", "verify", "canary_gate")
+"""What may be absent on a simulated cluster, each the namesake of a switch of the embedded one."""
 
 
 class World(Protocol):
@@ -50,7 +60,7 @@ class Hidden:
 
     Attributes:
         replicas: instances per component.
-        weak: which resilience mechanisms are absent: `feature_timeout`, `restart`, `checkpoint`.
+        weak: which resilience mechanisms are absent: any of `MECHANISMS`.
     """
 
     replicas: Mapping[str, int] = field(
@@ -61,7 +71,7 @@ class Hidden:
     @classmethod
     def drawn(cls, random: np.random.Generator) -> Hidden:
         """Returns a cluster with randomly absent mechanisms."""
-        weak = {name for name in ("feature_timeout", "restart", "checkpoint") if random.random() < 0.5}
+        weak = {name for name in MECHANISMS if random.random() < 0.5}
         servers = int(random.integers(1, 4))
         return cls({"gateway": 1, "model-server": servers, "feature-store": 1, "trainer": 2}, frozenset(weak))
 
@@ -75,6 +85,7 @@ def empty_world(hidden: Hidden) -> Document:
         "routes": list(_ROUTES),
         "delays": {},
         "checkpoints": {"trainer/latest": _SOUND},
+        "registry": {"current": 1, "versions": {"1": {"content": _MODEL.hex(), "sha256": _checksum(_MODEL.hex())}}},
         "repairs": [],
     }
 
@@ -119,6 +130,7 @@ class SimulatedCluster:
         self._born = 100
         self._latency_noise = 0.0
         self._training = _Training()
+        self._accuracy_of: dict[str, float] = {}
 
     def topology(self) -> Topology:
         """Returns the four components; they never change."""
@@ -156,7 +168,7 @@ class SimulatedCluster:
         for component, _ in world["repairs"]:
             if component == "trainer":
                 self._training.failed = False
-                self._training.starts_at_s = self._now_s + _RESTART_S["trainer"]
+                self._restart_training(world)
             for instance in world["instances"][component]:
                 self._died_s.setdefault(instance, self._now_s)
                 world["killed"][instance] = True
@@ -226,9 +238,26 @@ class SimulatedCluster:
             "model-server/fallback_share": fallback,
         }
         if answered > 0.1:
-            right = _FALLBACK_ACCURACY * fallback + 0.97 * (1.0 - fallback)
+            right = self._accuracy(world) * (1.0 - (1.0 - _FALLBACK_KEEPS) * fallback)
             values["client/accuracy"] = float(self._random.binomial(30, right)) / 30.0
         return values
+
+    def _accuracy(self, world: Document) -> float:
+        """Returns how often the model servers that answer are right, each with the model that it has loaded."""
+        current = world["registry"]["versions"][str(world["registry"]["current"])]
+        offered = _accuracy_of(current["content"])
+        refused = _checksum(current["content"]) != current["sha256"] and "verify" not in self._hidden.weak
+        loaded = {}
+        for name in world["instances"]["model-server"]:
+            if name in world["killed"]:
+                continue
+            stable = self._accuracy_of.get(name)
+            # Who starts has nothing to compare with: it serves what it is given, or the version before.
+            tried_out = stable is not None and "canary_gate" not in self._hidden.weak
+            kept = _GOOD if stable is None else stable
+            loaded[name] = kept if refused or (tried_out and offered < _LEAST_AGREEMENT) else offered
+        self._accuracy_of = loaded
+        return float(np.mean(list(loaded.values())))
 
     def _train(self, world: Document) -> None:
         training, ranks = self._training, world["instances"]["trainer"]
@@ -243,9 +272,20 @@ class SimulatedCluster:
             training.running = True
             training.step = training.saved_step
         hung = any(name in world["paused"] for name in ranks)
+        training.hung_since_s = min(training.hung_since_s, self._now_s) if hung and training.running else np.inf
+        if self._now_s - training.hung_since_s >= _HANG_TIMEOUT_S and "hang_timeout" not in self._hidden.weak:
+            self._restart_training(world)
         training.advance(self._now_s, self.period_s, hung=hung, random=self._random)
         if training.saved_at_s == self._now_s:
             world["checkpoints"]["trainer/latest"] = _SOUND
+
+    def _restart_training(self, world: Document) -> None:
+        """Ends all ranks and starts the job anew, as one who has noticed that it hangs does."""
+        for instance in world["instances"]["trainer"]:
+            self._died_s.setdefault(instance, self._now_s)
+            world["killed"][instance] = True
+        self._training.running = False
+        self._training.starts_at_s = self._now_s + _RESTART_S["trainer"]
 
     def _platform(self, world: Document) -> dict[str, float]:
         values = {}
@@ -271,6 +311,7 @@ class _Training:
     steps_per_s: float = _STEPS_PER_S
     saved_step: float = 0.0
     saved_at_s: float = 0.0
+    hung_since_s: float = np.inf
 
     def advance(self, now_s: float, period_s: float, *, hung: bool, random: np.random.Generator) -> None:
         self.steps_per_s = _STEPS_PER_S + 0.5 * float(random.standard_normal()) if self.running and not hung else 0.0
@@ -286,10 +327,23 @@ class _Training:
         }
 
 
+def _accuracy_of(content: str) -> float:
+    """Returns how often a model is right, by the share of its weights that are what they should be."""
+    weights = bytes.fromhex(content)[-len(_WEIGHTS) :]
+    share = float(np.mean(np.frombuffer(weights, np.uint32) == np.frombuffer(_WEIGHTS, np.uint32)))
+    return _GUESSED + (_GOOD - _GUESSED) * share
+
+
+def _checksum(content: str) -> str:
+    return hashlib.sha256(bytes.fromhex(content)).hexdigest()
+
+
 def _capabilities(name: str) -> frozenset[str]:
     found = {"Pods"}
     if any(route.endswith(f"->{name}") for route in _ROUTES):
         found.add("Network")
     if name == "trainer":
-        found.add("Models")
+        found.add("Checkpoints")
+    if name == "model-server":
+        found.add("Registry")
     return frozenset(found)

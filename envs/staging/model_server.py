@@ -21,8 +21,8 @@ from .errors import DamagedFile
 from .exporter import export_in_thread, latency_buckets, new_metrics
 from .feature_source import Bounded, FeaturesUnavailable, Patient
 from .logs import log_to
-from .model import Model
 from .registry import Registry
+from .rollout import AtOnce, Canary, Release, Rollout
 
 MODEL_SERVER = "model-server"
 PREDICT_PATH = "/predict"
@@ -41,6 +41,8 @@ class ModelServerSettings:
         announcements: folder in which it says where it is.
         log: its log file.
         features_url: of the feature store.
+        verified: whether a model must fit its checksum to be served.
+        canary: whether a new model is tried out before it serves.
         feature_timeout_s: how long it waits for features, seconds; None: for ever.
     """
 
@@ -48,33 +50,50 @@ class ModelServerSettings:
     announcements: Path
     log: Path
     features_url: str
+    verified: bool
+    canary: bool
     feature_timeout_s: float | None
 
 
 class ReloadingModel:
-    """The current model of a registry; a damaged version is passed over and the last good one stays."""
+    """Follows a registry; a damaged version is passed over and the last good one stays.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: where models are published.
+        rollout: decides which of them answers.
+        verified: whether a model must fit its checksum.
+    """
+
+    def __init__(self, registry: Registry, rollout: Rollout, *, verified: bool) -> None:
         self._registry = registry
-        self._model: Model | None = None
-        self.version = 0
+        self._rollout = rollout
+        self._verified = verified
+        self._looked_at: int | None = None
 
     @property
-    def model(self) -> Model | None:
-        """The newest good model, None before there was one."""
-        return self._model
+    def version(self) -> int:
+        """The version that serves, 0 before there was one."""
+        return self._rollout.serving.version if self._rollout.serving is not None else 0
 
     def reload(self) -> None:
-        """Loads the current version unless it is loaded already."""
+        """Offers the current version, once; with nothing to serve yet, the newest good one before it will do."""
         version = self._registry.current_version()
-        if version is None or version == self.version:
+        if version is None or version == self._looked_at:
             return
+        if self._offer(version):
+            self._looked_at = version
+        if self._rollout.serving is None and self._verified:
+            for older in reversed([number for number in self._registry.versions() if number < version]):
+                if self._offer(older):
+                    return
+
+    def _offer(self, version: int) -> bool:
         try:
-            self._model = self._registry.load(version)
+            self._rollout.offer(Release(version, self._registry.load(version, verified=self._verified)))
         except DamagedFile as error:
             _log.warning("keeping model version %d: %s", self.version, error)
-        else:
-            self.version = version
+            return False
+        return True
 
 
 class ModelServer:
@@ -82,10 +101,11 @@ class ModelServer:
 
     def __init__(self, settings: ModelServerSettings) -> None:
         log_to(settings.log)
-        self._current = ReloadingModel(Registry(settings.registry))
+        self._rollout: Rollout = Canary() if settings.canary else AtOnce()
+        self._current = ReloadingModel(Registry(settings.registry), self._rollout, verified=settings.verified)
         self._current.reload()
         metrics = new_metrics()
-        self._metrics = ReplicaMetrics(metrics, self._current)
+        self._metrics = ReplicaMetrics(metrics, self._current, self._rollout)
         self._tasks = [asyncio.create_task(self._keep_reloading())]
         self._features = self._feature_source(settings)
         announce(settings.announcements, MODEL_SERVER, export_in_thread(metrics))
@@ -98,8 +118,7 @@ class ModelServer:
         return JSONResponse(answer, status_code=500 if "error" in answer else 200)
 
     async def _predict(self, entity: int) -> dict[str, object]:
-        model = self._current.model
-        if model is None:
+        if self._rollout.serving is None:
             return {"error": "no model could be loaded"}
         try:
             features = await self._features.fetch(entity)
@@ -107,11 +126,11 @@ class ModelServer:
             return {"error": str(error)}
         if features.fallback:
             self._metrics.fallbacks.inc()
-        prediction = model.predict(features.values[np.newaxis])
+        prediction, version = self._rollout.predict(features.values[np.newaxis])
         return {
             "label": int(prediction.labels[0]),
             "score": float(prediction.scores[0]),
-            "model_version": self._current.version,
+            "model_version": version,
             "fallback": features.fallback,
         }
 
@@ -133,12 +152,14 @@ class ModelServer:
 class ReplicaMetrics:
     """What one replica counts."""
 
-    def __init__(self, metrics: CollectorRegistry, current: ReloadingModel) -> None:
+    def __init__(self, metrics: CollectorRegistry, current: ReloadingModel, rollout: Rollout) -> None:
         self.requests = Counter("model_requests", "Predictions by outcome.", ["outcome"], registry=metrics)
         self.fallbacks = Counter("model_fallbacks", "Predictions from last known features.", registry=metrics)
         self.fetch_seconds = Histogram(
             "model_feature_fetch_seconds", "Time a feature fetch took.", buckets=latency_buckets(), registry=metrics
         )
         Gauge("model_version", "Version served.", registry=metrics).set_function(lambda: current.version)
+        rejected = Gauge("model_rejected", "Versions rolled back after a trial.", registry=metrics)
+        rejected.set_function(lambda: rollout.rejected)
         for outcome in ("ok", "error"):
             self.requests.labels(outcome)

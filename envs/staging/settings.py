@@ -35,6 +35,15 @@ class Switches:
     training_checkpoint: Strength = "hardened"
     """Weak: one file, overwritten in place and trusted. Hardened: whole, verified, the last three kept."""
 
+    registry_verify: Strength = "hardened"
+    """Weak: any published file is loaded. Hardened: only one that fits its checksum, else the last good one."""
+
+    deploy_canary_gate: Strength = "hardened"
+    """Weak: a new model is served at once. Hardened: on trial first, and not at all if its answers differ too much."""
+
+    training_hang_timeout: Strength = "hardened"
+    """Weak: a rank that hangs is waited for. Hardened: ranks that are all there and stand still are started anew."""
+
     def __post_init__(self) -> None:
         for name, value in self.to_mapping().items():
             if value not in get_args(Strength):
@@ -95,8 +104,11 @@ class StagingSettings:
     checkpoint_every_s: float = 2.0
     """Time between two checkpoints, seconds."""
 
-    publish_every_s: float = 15.0
+    publish_every_s: float = 90.0
     """Time between two published models, seconds."""
+
+    hang_timeout_s: float = 10.0
+    """How long a hardened training job may stand still with all its ranks there, seconds."""
 
     restart_delay_s: float = 3.0
     """Time from the death of a plain process to its restart, seconds."""
@@ -156,6 +168,7 @@ _RANGES = {
     "steps_per_s": _Range(0.1, 200),
     "checkpoint_every_s": _Range(0.1),
     "publish_every_s": _Range(0.5),
+    "hang_timeout_s": _Range(2),
     "restart_delay_s": _Range(0),
     "startup_deadline_s": _Range(1),
 }

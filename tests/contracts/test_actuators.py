@@ -15,10 +15,11 @@ import pytest
 from actuators.actuator import Actuator
 from actuators.catalogue import CATALOGUE, kind_of
 from actuators.clock import BootClock, Clock, ManualClock
-from actuators.drivers.local.models import LocalModels
+from actuators.drivers.local.checkpoints import LocalCheckpoints
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
+from actuators.drivers.local.registry import LocalRegistry
 from actuators.drivers.world import FileWorld
 from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
@@ -35,6 +36,8 @@ TARGET = {
     "pod.pause": "model-server",
     "network.delay": "feature-store",
     "model.checkpoint_corrupt": "trainer",
+    "model.registry_corrupt": "model-server",
+    "model.bad_canary": "model-server",
 }
 
 
@@ -78,7 +81,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
     return {
         "pod": PodActuator(pods),
         "network": NetworkActuator(LocalNetwork(platform)),
-        "model": ModelActuator(LocalModels(platform), pods, keep),
+        "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, keep),
     }
 
 
@@ -183,7 +186,11 @@ def test_another_injections_fault_is_left_alone(place, kind):
 
 
 def test_what_cannot_be_undone_says_so():
-    assert {name for name, kind in CATALOGUE.items() if not kind.reversible} == {"pod.kill", "model.checkpoint_corrupt"}
+    assert {name for name, kind in CATALOGUE.items() if not kind.reversible} == {
+        "pod.kill",
+        "model.checkpoint_corrupt",
+        "model.registry_corrupt",
+    }
 
 
 def _without_counts(observed):

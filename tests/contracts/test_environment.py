@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from agent.build.parts import policy_named
 from agent.build.simulated import chaos_env
 from envs.chaos import ChaosEnv
-from envs.clusters.simulated import Hidden
+from envs.clusters.simulated import MECHANISMS, Hidden
 from envs.scoring import Verdict
 from tests.simulation import simulation
 
@@ -172,7 +172,7 @@ def test_an_episode_ends_with_its_budget(settings, tmp_path):
 def test_what_an_agent_sees_holds_neither_switches_nor_truth(settings, tmp_path):
     """Two clusters that differ only in what is hidden look the same before anything was tried."""
     looks = []
-    for weak in (frozenset(), frozenset({"feature_timeout", "restart", "checkpoint"})):
+    for weak in (frozenset(), frozenset(MECHANISMS)):
         folder = tmp_path / str(len(weak))
         folder.mkdir()
         world = simulation(settings.model_copy(update={"state_dir": folder}), folder, hidden=Hidden(weak=weak))

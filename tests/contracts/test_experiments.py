@@ -34,6 +34,27 @@ REVEALS = {
         0.5,
         {Mechanism.STUCK},
     ),
+    "registry.verify": (
+        Hidden(weak=frozenset({"verify"})),
+        "model.registry_corrupt",
+        "model-server",
+        1.0,
+        {Mechanism.WRONG_ANSWERS},
+    ),
+    "deploy.canary_gate": (
+        Hidden(weak=frozenset({"canary_gate"})),
+        "model.bad_canary",
+        "model-server",
+        1.0,
+        {Mechanism.WRONG_ANSWERS},
+    ),
+    "training.hang_timeout": (
+        Hidden(weak=frozenset({"hang_timeout"})),
+        "pod.pause",
+        "trainer",
+        0.25,
+        {Mechanism.STUCK},
+    ),
 }
 
 
@@ -45,7 +66,8 @@ def fault(kind: str, component: str, intensity: float = 0.25) -> Fault:
 def test_each_weakness_is_revealed_by_its_fault_and_by_its_mechanism(settings, tmp_path, switch):
     hidden, kind, component, intensity, mechanisms = REVEALS[switch]
     world = simulation(settings, tmp_path, hidden=hidden)
-    outcome = ChaosEnv(world, budget_min=10.0).experiment(fault(kind, component, intensity))
+    env = ChaosEnv(world, budget_min=10.0)
+    outcome = env.experiment(env.code.fault(component, kind, intensity))
     assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
     assert outcome.mechanism in mechanisms
     world.close()
@@ -55,7 +77,8 @@ def test_each_weakness_is_revealed_by_its_fault_and_by_its_mechanism(settings, t
 def test_a_hardened_cluster_bears_the_same_faults(settings, tmp_path, switch):
     _, kind, component, intensity, _ = REVEALS[switch]
     world = simulation(settings, tmp_path)
-    outcome = ChaosEnv(world, budget_min=10.0).experiment(fault(kind, component, intensity))
+    env = ChaosEnv(world, budget_min=10.0)
+    outcome = env.experiment(env.code.fault(component, kind, intensity))
     assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
     world.close()
 
@@ -64,12 +87,25 @@ def test_a_hardened_cluster_bears_the_same_faults(settings, tmp_path, switch):
 def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
     world = simulation(settings, tmp_path)
     with world.world.change() as document:
-        before = copy.deepcopy({key: document[key] for key in ("killed", "paused", "delays", "checkpoints")})
-    target = {"network": "feature-store", "model": "trainer"}.get(kind.partition(".")[0], "model-server")
+        before = copy.deepcopy(
+            {key: document[key] for key in ("killed", "paused", "delays", "checkpoints", "registry")}
+        )
+    target = {"network.delay": "feature-store", "model.checkpoint_corrupt": "trainer"}.get(kind, "model-server")
     world.experimenter.run(fault(kind, target))
     with world.world.change() as document:
         assert {key: document[key] for key in before} == before
     assert world.state.journal.open_injections() == []
+    world.close()
+
+
+def test_a_fault_lasts_until_the_deadlines_that_it_could_break_have_passed(settings, tmp_path):
+    """A freeze that ends before the training job must be back would call every cluster resilient."""
+    world = simulation(settings, tmp_path, units=None)
+    code = ChaosEnv(world, budget_min=10.0).code
+    within_s = next(c.within_s for c in settings.hypothesis.clauses if c.series == "trainer/steps_per_s")
+    assert code.fault("trainer", "pod.pause", 0.25).duration_s > within_s
+    assert code.fault("gateway", "pod.pause", 0.25).duration_s == CATALOGUE["pod.pause"].duration_s
+    assert code.fault("trainer", "pod.kill", 0.25).duration_s == CATALOGUE["pod.kill"].duration_s
     world.close()
 
 

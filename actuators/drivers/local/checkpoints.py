@@ -14,8 +14,8 @@ from .platform import ANSWER_WITHIN_S, Platform
 _WRITTEN_AGO_S = 0.05
 
 
-class LocalModels:
-    """The artefacts of the embedded cluster; see `actuators.model.Models`.
+class LocalCheckpoints:
+    """The checkpoints of the embedded cluster; see `actuators.checkpoint.Checkpoints`.
 
     Args:
         platform: where they are found.
