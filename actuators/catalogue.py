@@ -70,6 +70,11 @@ def _share(intensity: float) -> float:
     return intensity
 
 
+def _whole(_: float) -> float:
+    """Some things are there or not."""
+    return 1.0
+
+
 def _delay_ms(intensity: float) -> float:
     """125, 500 and 2000 ms: below, around and beyond what people put into a timeout."""
     return _LONGEST_DELAY_MS * intensity**2
@@ -131,6 +136,19 @@ _KINDS = (
         scope="instance",
         capability="Registry",
         symptom="the corrupt version is the one to serve and one of its readers is gone",
+        blinds=_OWN_EXPORTER,
+        trigger="pod.kill",
+        lapses=True,
+    ),
+    FaultKind(
+        name="model.registry_unavailable",
+        amount=_whole,
+        unit="share of the registry out of reach",
+        duration_s=20.0,
+        reversible=False,
+        scope="instance",
+        capability="Registry",
+        symptom="the registry names no version to serve and one of its readers is gone",
         blinds=_OWN_EXPORTER,
         trigger="pod.kill",
         lapses=True,

@@ -1,11 +1,12 @@
-"""Faults of a model registry: an artefact that lost some of its bytes, and a model that never learnt.
+"""Faults of a model registry: out of reach, an artefact that lost some of its bytes, a model that never learnt.
 
-Both appear as one more version after the current one, as an upload that went wrong and a training that went wrong do.
-A version whose bytes are not what its checksum says is *corrupt*: who reads it without a look at the checksum serves
-it. One whose bytes are what they should be is a *bad canary*: nothing but its answers tells.
+The last two appear as one more version after the current one, as an upload that went wrong and a training that went
+wrong do. A version whose bytes are not what its checksum says is *corrupt*: who reads it without a look at the checksum
+serves it. One whose bytes are what they should be is a *bad canary*: nothing but its answers tells.
 
-A corrupt version is latent where new versions are tried out before they are served. Its fault therefore kills one
-reader, which then has nothing but the registry to begin with; its control is the same kill alone.
+A corrupt version is latent where new versions are tried out before they are served, and a registry out of reach hurts
+nobody who has read it before. These faults therefore kill one reader, which then has nothing but the registry to begin
+with; their control is the same kill alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .errors import InjectionFailed, TargetNotFound
 from .fault import Fault, Injection, Target, Undo
 from .files import sha256, write_durably
 from .pod import Pods, victims
+
+_CORRUPT, _UNAVAILABLE = "model.registry_corrupt", "model.registry_unavailable"
 
 _LENGTH_BYTES = 8
 _WEIGHT_BYTES = 4
@@ -65,6 +68,18 @@ class Registry(Protocol):
         """Removes a version if its bytes are these; if it was the one to serve, `back_to` is again, or the newest."""
         ...
 
+    def withhold(self, injection_id: str) -> None:
+        """Lets the registry name no version; what it named is kept under the injection's id."""
+        ...
+
+    def hand_back(self, injection_id: str) -> None:
+        """Lets it name what it named before, unless the platform has named another since."""
+        ...
+
+    def is_withheld(self, injection_id: str) -> bool:
+        """Tells whether the registry names no version, or anything kept under the injection's id is left."""
+        ...
+
     def holds(self, number: int, content_sha256: str) -> bool:
         """Tells whether there is a version of this number with these bytes."""
         ...
@@ -75,12 +90,12 @@ class Registry(Protocol):
 
 
 class RegistryActuator:
-    """Plans bad versions, and asks a driver's `Registry` and `Pods` to carry them out.
+    """Plans faults of the registry, and asks a driver's `Registry` and `Pods` to carry them out.
 
     Args:
         registry: the platform's published models.
         pods: the platform's instances, for the trigger.
-        keep: our own folder for the bad version's bytes; they are durable there before any harm.
+        keep: our own folder for a bad version's bytes; they are durable there before any harm.
     """
 
     def __init__(self, registry: Registry, pods: Pods, keep: Path) -> None:
@@ -89,19 +104,57 @@ class RegistryActuator:
         self._keep = keep
 
     def prepare(self, injection_id: str, fault: Fault) -> Undo:
-        """Makes the bad version out of the current one, and names the reader that will be killed, if any."""
+        """Names the reader that will be killed, if any, and makes the bad version out of the current one, if any."""
         current = self._registry.current(fault.target)
         readers = self._pods.instances(fault.target)
         if not readers:
-            raise TargetNotFound(f"{fault.target} has no running instance that could serve what {fault.kind} publishes")
-        kind = kind_of(fault.kind)
-        share = kind.amount(fault.intensity)
-        corrupt = fault.kind == "model.registry_corrupt"
+            raise TargetNotFound(f"{fault.target} has no running instance that could meet {fault.kind}")
+        killed = [asdict(readers[0])] if kind_of(fault.kind).trigger is not None else []
+        bad = {} if fault.kind == _UNAVAILABLE else self._prepared(injection_id, fault, current)
+        return {"instances": killed, **bad}
+
+    def inject(self, injection: Injection) -> None:
+        """Withholds the registry or publishes the bad version, then kills the reader."""
+        if injection.fault.kind == _UNAVAILABLE:
+            self._registry.withhold(injection.id)
+        else:
+            self._publish(injection.undo)
+        for reader in victims(injection):
+            self._pods.kill(reader)
+
+    def revert(self, injection: Injection) -> None:
+        """Hands the registry back, or withdraws the bad version; what the platform has published since stays."""
+        undo = injection.undo
+        if injection.fault.kind == _UNAVAILABLE:
+            self._registry.hand_back(injection.id)
+        else:
+            self._registry.withdraw(undo["number"], undo["content_sha256"], undo["after"])
+            Path(undo["content"]).unlink(missing_ok=True)
+
+    def took(self, injection: Injection) -> bool:
+        """Tells whether the registry is as the fault wants it and the killed reader is gone."""
+        undo = injection.undo
+        if injection.fault.kind == _UNAVAILABLE:
+            is_there = self._registry.is_withheld(injection.id)
+        else:
+            served = self._registry.serves(undo["number"])
+            is_there = served and self._registry.holds(undo["number"], undo["content_sha256"])
+        return is_there and not any(self._pods.exists(reader) for reader in victims(injection))
+
+    def probe_clean(self, injection: Injection) -> bool:
+        """Tells whether nothing of the fault is left in the registry."""
+        if injection.fault.kind == _UNAVAILABLE:
+            return not self._registry.is_withheld(injection.id)
+        return not self._registry.holds(injection.undo["number"], injection.undo["content_sha256"])
+
+    def _prepared(self, injection_id: str, fault: Fault, current: Version) -> dict[str, str | int]:
+        """Keeps the bytes of a bad version, and returns what is needed to publish and to withdraw it."""
+        share = kind_of(fault.kind).amount(fault.intensity)
+        corrupt = fault.kind == _CORRUPT
         bad = _with_hole(current.content, share) if corrupt else _unlearnt(current.content, share, injection_id)
         kept = self._keep / injection_id
         write_durably(kept, bad)
         return {
-            "instances": [asdict(readers[0])] if kind.trigger is not None else [],
             "number": self._registry.free_number(),
             "after": current.number,
             "content": str(kept),
@@ -109,34 +162,12 @@ class RegistryActuator:
             "checksum": sha256(current.content if corrupt else bad),
         }
 
-    def inject(self, injection: Injection) -> None:
-        """Publishes the bad version, then kills the reader."""
-        undo = injection.undo
+    def _publish(self, undo: Undo) -> None:
         try:
             content = Path(undo["content"]).read_bytes()
         except OSError as error:
             raise InjectionFailed(f"the prepared version is gone: {error}") from error
         self._registry.add(Version(undo["number"], content), undo["checksum"], undo["after"])
-        for reader in victims(injection):
-            self._pods.kill(reader)
-
-    def revert(self, injection: Injection) -> None:
-        """Withdraws the bad version; versions that the platform has published since stay."""
-        undo = injection.undo
-        self._registry.withdraw(undo["number"], undo["content_sha256"], undo["after"])
-        Path(undo["content"]).unlink(missing_ok=True)
-
-    def took(self, injection: Injection) -> bool:
-        """Tells whether the bad version is the one to serve and the killed reader is gone."""
-        return self._is_served(injection) and not any(self._pods.exists(reader) for reader in victims(injection))
-
-    def probe_clean(self, injection: Injection) -> bool:
-        """Tells whether nobody is told to serve the bad version any more, and it is gone."""
-        return not self._registry.holds(injection.undo["number"], injection.undo["content_sha256"])
-
-    def _is_served(self, injection: Injection) -> bool:
-        number = injection.undo["number"]
-        return self._registry.serves(number) and self._registry.holds(number, injection.undo["content_sha256"])
 
 
 def _with_hole(content: bytes, share: float) -> bytes:

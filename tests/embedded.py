@@ -25,6 +25,7 @@ INTENSITY = {
     "network.delay": 1.0,
     "model.checkpoint_corrupt": 0.5,
     "model.registry_corrupt": 0.5,
+    "model.registry_unavailable": 0.25,
     "model.bad_canary": 1.0,
 }
 START_WITHIN_S = 240.0

@@ -119,7 +119,9 @@ class SimulatedDriver:
         """Returns the version to serve."""
         with self._world.change() as world:
             _require(world, target)
-            number: int = world["registry"]["current"]
+            number: int | None = world["registry"]["current"]
+            if number is None:
+                raise TargetNotFound(f"the registry of {target} names no version")
             return Version(number, bytes.fromhex(world["registry"]["versions"][str(number)]["content"]))
 
     def free_number(self) -> int:
@@ -145,6 +147,27 @@ class SimulatedDriver:
             del registry["versions"][str(number)]
             if registry["current"] == number:
                 registry["current"] = back_to
+
+    def withhold(self, injection_id: str) -> None:
+        """Lets the world's registry name no version."""
+        with self._world.change() as world:
+            registry = world["registry"]
+            if injection_id not in registry["withheld"]:
+                registry["withheld"][injection_id] = registry["current"]
+                registry["current"] = None
+
+    def hand_back(self, injection_id: str) -> None:
+        """Lets it name again what it named."""
+        with self._world.change() as world:
+            registry = world["registry"]
+            named = registry["withheld"].pop(injection_id, None)
+            if registry["current"] is None:
+                registry["current"] = named
+
+    def is_withheld(self, injection_id: str) -> bool:
+        """Tells whether this injection withholds it."""
+        with self._world.change() as world:
+            return injection_id in world["registry"]["withheld"]
 
     def holds(self, number: int, content_sha256: str) -> bool:
         """Tells whether the world has this version with these bytes."""

@@ -44,6 +44,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.pause", "feature-store", _SERVING),
         Sign("pod.kill", "feature-store", _SERVING),
     ),
+    "serving.health": (Sign("model.registry_unavailable", "model-server", _SERVING),),
     "training.restart": (Sign("pod.kill", "trainer", _TRAINING),),
     "training.checkpoint": (Sign("model.checkpoint_corrupt", "trainer", _TRAINING),),
     "registry.verify": (Sign("model.registry_corrupt", "model-server", _ANSWERS),),

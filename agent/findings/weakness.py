@@ -24,6 +24,7 @@ _DEED = {
     "pod.kill": "Killing one instance of {target}",
     "pod.pause": "Freezing one instance of {target}",
     "network.delay": "Delaying traffic into {target} by {amount:g} ms",
+    "model.registry_unavailable": "Taking the model registry away from {target} (one reader dies)",
     "model.registry_corrupt": "Publishing a model for {target} that lost {amount:.0%} of its bytes (one reader dies)",
     "model.bad_canary": "Publishing a model for {target} of whose weights {amount:.0%} were never learnt",
     "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",

@@ -42,7 +42,7 @@ _GOOD, _GUESSED = 0.97, 0.25
 _LEAST_AGREEMENT = 0.8
 
 
-MECHANISMS = ("feature_timeout", "restart", "checkpoint", "hang_timeout", "verify", "canary_gate")
+MECHANISMS = ("feature_timeout", "restart", "checkpoint", "hang_timeout", "verify", "canary_gate", "health")
 """What may be absent on a simulated cluster, each the namesake of a switch of the embedded one."""
 
 
@@ -85,7 +85,11 @@ def empty_world(hidden: Hidden) -> Document:
         "routes": list(_ROUTES),
         "delays": {},
         "checkpoints": {"trainer/latest": _SOUND},
-        "registry": {"current": 1, "versions": {"1": {"content": _MODEL.hex(), "sha256": _checksum(_MODEL.hex())}}},
+        "registry": {
+            "current": 1,
+            "withheld": {},
+            "versions": {"1": {"content": _MODEL.hex(), "sha256": _checksum(_MODEL.hex())}},
+        },
         "repairs": [],
     }
 
@@ -130,7 +134,7 @@ class SimulatedCluster:
         self._born = 100
         self._latency_noise = 0.0
         self._training = _Training()
-        self._accuracy_of: dict[str, float] = {}
+        self._accuracy_of: dict[str, float | None] = {}
 
     def topology(self) -> Topology:
         """Returns the four components; they never change."""
@@ -180,14 +184,17 @@ class SimulatedCluster:
                 if instance not in world["killed"]:
                     continue
                 died_s = self._died_s.setdefault(instance, self._now_s)
-                if self._now_s - died_s >= _RESTART_S[component] and not self._stays_dead(component):
+                if self._now_s - died_s >= _RESTART_S[component] and not self._stays_dead(world, component):
                     self._born += 1
                     instances[index] = f"{component}-{self._born}"
                     self._restarts[component] += 1
                     del world["killed"][instance], self._died_s[instance]
                     world["paused"].pop(instance, None)
 
-    def _stays_dead(self, component: str) -> bool:
+    def _stays_dead(self, world: Document, component: str) -> bool:
+        if component == "model-server":
+            # Who must answer once before it counts as started does not start without a model.
+            return world["registry"]["current"] is None and "health" not in self._hidden.weak
         return component == "trainer" and self._training.failed
 
     def _let_go_of_expired(self, world: Document) -> None:
@@ -224,6 +231,8 @@ class SimulatedCluster:
             fallback = 1.0 if features_ms > _TIMEOUT_MS else 1.0 - features
             features, features_ms = 1.0, min(features_ms, _TIMEOUT_MS)
         answered = features * self._answering(world, "model-server") * self._answering(world, "gateway")
+        accuracy, with_model = self._models(world)
+        answered *= with_model
         total_ms = _BASE_MS + features_ms + self._delay_ms(world, _ROUTES[0])
         if total_ms >= _CLIENT_TIMEOUT_MS:
             answered, total_ms = 0.0, _CLIENT_TIMEOUT_MS
@@ -238,26 +247,35 @@ class SimulatedCluster:
             "model-server/fallback_share": fallback,
         }
         if answered > 0.1:
-            right = self._accuracy(world) * (1.0 - (1.0 - _FALLBACK_KEEPS) * fallback)
+            right = accuracy * (1.0 - (1.0 - _FALLBACK_KEEPS) * fallback)
             values["client/accuracy"] = float(self._random.binomial(30, right)) / 30.0
         return values
 
-    def _accuracy(self, world: Document) -> float:
-        """Returns how often the model servers that answer are right, each with the model that it has loaded."""
-        current = world["registry"]["versions"][str(world["registry"]["current"])]
-        offered = _accuracy_of(current["content"])
-        refused = _checksum(current["content"]) != current["sha256"] and "verify" not in self._hidden.weak
-        loaded = {}
+    def _models(self, world: Document) -> tuple[float, float]:
+        """Returns how often model servers are right with the models they have, and which share of them has one."""
+        offered, refused = self._offered(world["registry"])
+        loaded: dict[str, float | None] = {}
         for name in world["instances"]["model-server"]:
             if name in world["killed"]:
                 continue
             stable = self._accuracy_of.get(name)
             # Who starts has nothing to compare with: it serves what it is given, or the version before.
             tried_out = stable is not None and "canary_gate" not in self._hidden.weak
-            kept = _GOOD if stable is None else stable
-            loaded[name] = kept if refused or (tried_out and offered < _LEAST_AGREEMENT) else offered
+            if offered is None or (tried_out and offered < _LEAST_AGREEMENT):
+                loaded[name] = stable
+            else:
+                loaded[name] = (_GOOD if stable is None else stable) if refused else offered
         self._accuracy_of = loaded
-        return float(np.mean(list(loaded.values())))
+        known = [accuracy for accuracy in loaded.values() if accuracy is not None]
+        return (float(np.mean(known)), len(known) / len(loaded)) if known else (0.0, 0.0)
+
+    def _offered(self, registry: Document) -> tuple[float | None, bool]:
+        """Returns how often the version to serve is right, and whether a look at its checksum refuses it."""
+        if registry["current"] is None:
+            return None, False
+        current = registry["versions"][str(registry["current"])]
+        refused = _checksum(current["content"]) != current["sha256"] and "verify" not in self._hidden.weak
+        return _accuracy_of(current["content"]), refused
 
     def _train(self, world: Document) -> None:
         training, ranks = self._training, world["instances"]["trainer"]

@@ -87,6 +87,7 @@ def model_server_settings(settings: StagingSettings, layout: Layout, ports: Port
         log=layout.log(MODEL_SERVER),
         features_url=f"http://{LOOPBACK}:{ports.to_feature_store}",
         verified=settings.switches.registry_verify == "hardened",
+        answers_to_be_well=settings.switches.serving_health == "hardened",
         canary=settings.switches.deploy_canary_gate == "hardened",
         feature_timeout_s=settings.feature_timeout_s if bounded else None,
     )

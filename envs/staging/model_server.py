@@ -23,6 +23,7 @@ from .feature_source import Bounded, FeaturesUnavailable, Patient
 from .logs import log_to
 from .registry import Registry
 from .rollout import AtOnce, Canary, Release, Rollout
+from .world import FEATURES
 
 MODEL_SERVER = "model-server"
 PREDICT_PATH = "/predict"
@@ -43,6 +44,7 @@ class ModelServerSettings:
         features_url: of the feature store.
         verified: whether a model must fit its checksum to be served.
         canary: whether a new model is tried out before it serves.
+        answers_to_be_well: whether a replica must be able to answer to count as well.
         feature_timeout_s: how long it waits for features, seconds; None: for ever.
     """
 
@@ -52,6 +54,7 @@ class ModelServerSettings:
     features_url: str
     verified: bool
     canary: bool
+    answers_to_be_well: bool
     feature_timeout_s: float | None
 
 
@@ -147,6 +150,24 @@ class ModelServer:
         while True:
             await asyncio.sleep(_RELOAD_EVERY_S)
             self._current.reload()
+
+
+class AnsweringModelServer(ModelServer):
+    """A model server that is well only if it can answer.
+
+    It asks its own model and not the feature store: a health check that fails with a dependency would take down every
+    replica at once, and with them whatever they could still answer.
+    """
+
+    def check_health(self) -> None:
+        """Answers one request with whatever model there is; Ray Serve calls this, and replaces a replica that raises.
+
+        Raises:
+            LookupError: there is no model to answer with.
+        """
+        if self._rollout.serving is None:
+            raise LookupError("there is no model to answer with")
+        self._rollout.serving.model.predict(np.zeros((1, FEATURES), np.float32))
 
 
 class ReplicaMetrics:

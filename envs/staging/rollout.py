@@ -54,7 +54,11 @@ class Rollout(Protocol):
         ...
 
     def predict(self, features: NDArray[np.float32]) -> tuple[Prediction, int]:
-        """Answers one request; returns the prediction and the version that made it."""
+        """Answers one request; returns the prediction and the version that made it.
+
+        Raises:
+            LookupError: there is no model to answer with.
+        """
         ...
 
 

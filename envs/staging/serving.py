@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from .model_server import MODEL_SERVER, PREDICT_PATH, ModelServer, ModelServerSettings
+from .model_server import MODEL_SERVER, PREDICT_PATH, AnsweringModelServer, ModelServer, ModelServerSettings
 from .ports import LOOPBACK
 from .ray_nodes import SERVING
 
@@ -49,7 +49,7 @@ class Serving:
             graceful_shutdown_timeout_s=1.0,
             ray_actor_options={"num_cpus": 1, "resources": {SERVING.name: 0.1}},
             logging_config=logging,
-        )(ModelServer)
+        )(AnsweringModelServer if self.settings.answers_to_be_well else ModelServer)
         target = serve.RunTarget(deployment.bind(self.settings), name=MODEL_SERVER, route_prefix=PREDICT_PATH)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 

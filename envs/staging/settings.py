@@ -29,6 +29,9 @@ class Switches:
     serving_feature_timeout: Strength = "hardened"
     """Weak: features are waited for without end. Hardened: briefly, then the last known ones are used."""
 
+    serving_health: Strength = "hardened"
+    """Weak: a model server is well while its process is up. Hardened: only one that can answer gets requests."""
+
     training_restart: Strength = "hardened"
     """Weak: the training job fails with its first rank. Hardened: it resumes."""
 

@@ -37,6 +37,7 @@ TARGET = {
     "network.delay": "feature-store",
     "model.checkpoint_corrupt": "trainer",
     "model.registry_corrupt": "model-server",
+    "model.registry_unavailable": "model-server",
     "model.bad_canary": "model-server",
 }
 
@@ -190,6 +191,7 @@ def test_what_cannot_be_undone_says_so():
         "pod.kill",
         "model.checkpoint_corrupt",
         "model.registry_corrupt",
+        "model.registry_unavailable",
     }
 
 

@@ -34,6 +34,13 @@ REVEALS = {
         0.5,
         {Mechanism.STUCK},
     ),
+    "serving.health": (
+        Hidden(weak=frozenset({"health"})),
+        "model.registry_unavailable",
+        "model-server",
+        0.25,
+        {Mechanism.UNAVAILABLE},
+    ),
     "registry.verify": (
         Hidden(weak=frozenset({"verify"})),
         "model.registry_corrupt",

@@ -62,6 +62,32 @@ class LocalRegistry:
         self._model(number).with_suffix(".json").unlink(missing_ok=True)
         self._model(number).unlink(missing_ok=True)
 
+    def withhold(self, injection_id: str) -> None:
+        """Renames the pointer, which takes it away and keeps it in one step."""
+        try:
+            (self._folder() / "current").rename(self._kept(injection_id))
+        except FileNotFoundError:
+            if not self._kept(injection_id).exists():
+                raise InjectionFailed("the registry names no version that could be withheld") from None
+        except OSError as error:
+            raise InjectionFailed(f"the registry's pointer cannot be taken away: {error}") from error
+
+    def hand_back(self, injection_id: str) -> None:
+        """Puts the pointer back where there is none; a link never replaces one that the platform has written since."""
+        with suppress(FileNotFoundError):
+            with suppress(FileExistsError):
+                os.link(self._kept(injection_id), self._folder() / "current")
+            self._kept(injection_id).unlink()
+
+    def is_withheld(self, injection_id: str) -> bool:
+        """Tells whether the pointer is kept away, and nobody has written another since."""
+        try:
+            return self._kept(injection_id).exists() and not (self._folder() / "current").exists()
+        except FileNotFoundError:
+            return False  # the platform is gone, and its registry with it
+        except (OSError, ValueError) as error:
+            raise RevertFailed(f"the registry cannot be looked at: {error}") from error
+
     def holds(self, number: int, content_sha256: str) -> bool:
         """Tells whether the version's file has these bytes."""
         try:
@@ -89,6 +115,9 @@ class LocalRegistry:
 
     def _model(self, number: int) -> Path:
         return self._folder() / f"model-{number:06}.safetensors"
+
+    def _kept(self, injection_id: str) -> Path:
+        return self._folder() / f".current.{injection_id}"
 
     def _folder(self) -> Path:
         return Path(self._platform.read()["paths"]["registry"])
