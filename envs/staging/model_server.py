@@ -22,8 +22,7 @@ from .exporter import export_in_thread, latency_buckets, new_metrics
 from .feature_source import Bounded, FeaturesUnavailable, Patient
 from .logs import log_to
 from .registry import Registry
-from .rollout import AtOnce, Canary, Release, Rollout
-from .world import FEATURES
+from .rollout import AtOnce, Canary, Release, Rollout, require_answer
 
 MODEL_SERVER = "model-server"
 PREDICT_PATH = "/predict"
@@ -165,9 +164,7 @@ class AnsweringModelServer(ModelServer):
         Raises:
             LookupError: there is no model to answer with.
         """
-        if self._rollout.serving is None:
-            raise LookupError("there is no model to answer with")
-        self._rollout.serving.model.predict(np.zeros((1, FEATURES), np.float32))
+        require_answer(self._rollout)
 
 
 class ReplicaMetrics:

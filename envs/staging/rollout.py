@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .model import Model, Prediction
+from .world import FEATURES
 
 _ON_TRIAL = 30
 """How many requests a trial lasts."""
@@ -118,6 +119,15 @@ class Canary:
             self.rejected += 1
             _log.warning("model version %d is rolled back: it agrees on %.0f %% only", trial.version, 100 * agreement)
         self._trial = None
+
+
+def require_answer(rollout: Rollout) -> None:
+    """Asks the serving model once, about nobody in particular; what is on trial is left out of it.
+
+    Raises:
+        LookupError: there is no model to answer with.
+    """
+    _require(rollout.serving).model.predict(np.zeros((1, FEATURES), np.float32))
 
 
 def _require(release: Release | None) -> Release:
