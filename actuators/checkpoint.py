@@ -1,7 +1,7 @@
-"""Faults of checkpoints: a damaged one, together with the restart that makes somebody read it.
+"""Faults of checkpoints: a damaged or a deleted one, together with the restart that makes somebody read it.
 
 Damage alone is latent: the next save replaces it before anybody looks. The fault therefore kills the writer first (so
-that nothing overwrites the damage) and cuts the file in the same instant. Its control is the same kill alone.
+that nothing overwrites the damage) and cuts or deletes the file in the same instant. Its control is the kill alone.
 """
 
 from __future__ import annotations
@@ -36,6 +36,18 @@ class Checkpoints(Protocol):
         """Replaces the bytes of an existing artefact in one step, its age kept; one that is gone stays gone."""
         ...
 
+    def remove(self, artefact: str) -> None:
+        """Deletes an artefact; one that is gone already is fine."""
+        ...
+
+    def is_missing(self, artefact: str) -> bool:
+        """Tells whether an artefact is gone from a place that is there; a platform that is gone lacks nothing."""
+        ...
+
+    def put_back(self, artefact: str, content: bytes) -> None:
+        """Puts an artefact where there is none; one that the platform has written since stays."""
+        ...
+
 
 class CheckpointActuator:
     """Plans checkpoint damage with its trigger, and asks a driver's `Checkpoints` and `Pods` to carry it out.
@@ -58,36 +70,42 @@ class CheckpointActuator:
         writers = self._pods.instances(fault.target)
         if original is None or not writers:
             raise TargetNotFound(f"{fault.target} has no checkpoint with a living writer to break with {fault.kind}")
-        kept_bytes = int(len(original) * (1.0 - kind_of(fault.kind).amount(fault.intensity)))
         kept = self._keep / injection_id
         write_durably(kept, original)
         return {
             "instances": [asdict(writers[0])],
             "artefact": artefact,
             "original": str(kept),
-            "kept_bytes": kept_bytes,
-            "damaged_sha256": sha256(original[:kept_bytes]),
+            **_damage(fault, original),
         }
 
     def inject(self, injection: Injection) -> None:
-        """Kills the writer, then cuts the checkpoint that it leaves behind."""
+        """Kills the writer, then cuts or deletes the checkpoint that it leaves behind."""
+        undo = injection.undo
         for writer in victims(injection):
             self._pods.kill(writer)
-        damaged = Path(injection.undo["original"]).read_bytes()[: injection.undo["kept_bytes"]]
-        self._checkpoints.overwrite(injection.undo["artefact"], damaged)
+        if _deletes(injection.fault):
+            # Once deleted, it may have been written anew: that one is not ours to delete.
+            if self._has(injection, undo["original_sha256"]):
+                self._checkpoints.remove(undo["artefact"])
+        else:
+            damaged = Path(undo["original"]).read_bytes()[: undo["kept_bytes"]]
+            self._checkpoints.overwrite(undo["artefact"], damaged)
 
     def revert(self, injection: Injection) -> None:
         """Restores the original where our damage still stands; a file that the platform replaced is left alone."""
+        undo = injection.undo
         if self._is_damaged(injection):
             try:
-                original = Path(injection.undo["original"]).read_bytes()
+                original = Path(undo["original"]).read_bytes()
             except OSError as error:
-                raise RevertFailed(f"the kept original of {injection.undo['artefact']} is gone: {error}") from error
-            self._checkpoints.overwrite(injection.undo["artefact"], original)
-        Path(injection.undo["original"]).unlink(missing_ok=True)
+                raise RevertFailed(f"the kept original of {undo['artefact']} is gone: {error}") from error
+            restore = self._checkpoints.put_back if _deletes(injection.fault) else self._checkpoints.overwrite
+            restore(undo["artefact"], original)
+        Path(undo["original"]).unlink(missing_ok=True)
 
     def took(self, injection: Injection) -> bool:
-        """Tells whether the bytes are the damaged ones and their writer is gone."""
+        """Tells whether the damage is there and the writer is gone."""
         return self._is_damaged(injection) and not any(self._pods.exists(writer) for writer in victims(injection))
 
     def probe_clean(self, injection: Injection) -> bool:
@@ -95,5 +113,23 @@ class CheckpointActuator:
         return not self._is_damaged(injection)
 
     def _is_damaged(self, injection: Injection) -> bool:
+        if _deletes(injection.fault):
+            return self._checkpoints.is_missing(injection.undo["artefact"])
+        return self._has(injection, injection.undo["damaged_sha256"])
+
+    def _has(self, injection: Injection, content_sha256: str) -> bool:
+        """Tells whether the artefact's bytes are these now."""
         content = self._checkpoints.read(injection.undo["artefact"])
-        return content is not None and sha256(content) == injection.undo["damaged_sha256"]
+        return content is not None and sha256(content) == content_sha256
+
+
+def _damage(fault: Fault, original: bytes) -> dict[str, str | int]:
+    """Returns what has to be known to do the damage, and to recognise it."""
+    if _deletes(fault):
+        return {"original_sha256": sha256(original)}
+    kept_bytes = int(len(original) * (1.0 - kind_of(fault.kind).amount(fault.intensity)))
+    return {"kept_bytes": kept_bytes, "damaged_sha256": sha256(original[:kept_bytes])}
+
+
+def _deletes(fault: Fault) -> bool:
+    return fault.kind == "model.checkpoint_delete"

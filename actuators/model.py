@@ -10,7 +10,7 @@ from .fault import Fault, Injection, Undo
 from .pod import Pods
 from .registry import Registry, RegistryActuator
 
-_OF_CHECKPOINTS = frozenset({"model.checkpoint_corrupt"})
+_OF_CHECKPOINTS = frozenset({"model.checkpoint_corrupt", "model.checkpoint_delete"})
 
 
 class ModelActuator:

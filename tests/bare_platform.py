@@ -57,7 +57,7 @@ class BarePlatform:
         """Returns everything that a fault could have changed."""
         return {
             "states": {name: self.state_of(name) for name in self.sleepers},
-            "checkpoint": self.checkpoint.read_bytes(),
+            "checkpoint": self.checkpoint.read_bytes() if self.checkpoint.exists() else None,
             "folder": sorted(path.name for path in self.checkpoint.parent.iterdir()),
             "registry": {path.name: path.read_bytes() for path in self.registry.iterdir()},
             "proxy": ask(str(self.proxy_socket), {"verb": "list"})["faults"],

@@ -24,6 +24,7 @@ INTENSITY = {
     "pod.pause": 0.25,
     "network.delay": 1.0,
     "model.checkpoint_corrupt": 0.5,
+    "model.checkpoint_delete": 0.25,
     "model.registry_corrupt": 0.5,
     "model.registry_unavailable": 0.25,
     "model.bad_canary": 1.0,

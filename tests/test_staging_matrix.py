@@ -66,6 +66,9 @@ def revealed(env: ChaosEnv, switch: str, state: str):
     fault = env.code.fault(sign.role, sign.kind, INTENSITY[sign.kind])
     began_s = time.monotonic()
     outcome = env.experiment(fault)
+    if outcome.verdict is Verdict.INVALID and (outcome.aborted_by or "").startswith("lapsed"):
+        print(switch, state, "again:", outcome.score.reason)
+        outcome = env.experiment(fault)
     back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"
     ROWS.append(
         f"{switch:<26}{state:<10}{sign.kind + ' on ' + sign.role:<38}{outcome.verdict:<14}"

@@ -113,6 +113,21 @@ class SimulatedDriver:
             if artefact in world["checkpoints"]:
                 world["checkpoints"][artefact] = content.hex()
 
+    def remove(self, artefact: str) -> None:
+        """Takes a checkpoint out of the world."""
+        with self._world.change() as world:
+            world["checkpoints"].pop(artefact, None)
+
+    def is_missing(self, artefact: str) -> bool:
+        """Tells whether the world lacks a checkpoint."""
+        with self._world.change() as world:
+            return artefact not in world["checkpoints"]
+
+    def put_back(self, artefact: str, content: bytes) -> None:
+        """Puts a checkpoint into the world where there is none."""
+        with self._world.change() as world:
+            world["checkpoints"].setdefault(artefact, content.hex())
+
     # ---- Registry ---------------------------------------------------------------------------------------------------
 
     def current(self, target: Target) -> Version:

@@ -46,7 +46,10 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
     ),
     "serving.health": (Sign("model.registry_unavailable", "model-server", _SERVING),),
     "training.restart": (Sign("pod.kill", "trainer", _TRAINING),),
-    "training.checkpoint": (Sign("model.checkpoint_corrupt", "trainer", _TRAINING),),
+    "training.checkpoint": (
+        Sign("model.checkpoint_corrupt", "trainer", _TRAINING),
+        Sign("model.checkpoint_delete", "trainer", _TRAINING),
+    ),
     "registry.verify": (Sign("model.registry_corrupt", "model-server", _ANSWERS),),
     "deploy.canary_gate": (Sign("model.bad_canary", "model-server", _ANSWERS),),
     "training.hang_timeout": (Sign("pod.pause", "trainer", _TRAINING),),

@@ -27,6 +27,7 @@ _DEED = {
     "model.registry_unavailable": "Taking the model registry away from {target} (one reader dies)",
     "model.registry_corrupt": "Publishing a model for {target} that lost {amount:.0%} of its bytes (one reader dies)",
     "model.bad_canary": "Publishing a model for {target} of whose weights {amount:.0%} were never learnt",
+    "model.checkpoint_delete": "Deleting the newest checkpoint of {target} (its writer dies)",
     "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",
 }
 _CONSEQUENCE = {

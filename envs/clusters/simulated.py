@@ -284,11 +284,14 @@ class SimulatedCluster:
             training.running = False
             training.failed = "restart" in self._hidden.weak
             training.starts_at_s = self._now_s + _RESTART_S["trainer"]
-        readable = world["checkpoints"]["trainer/latest"] == _SOUND or "checkpoint" not in self._hidden.weak
+        checkpoint = world["checkpoints"].get("trainer/latest")
+        readable = checkpoint in {_SOUND, None} or "checkpoint" not in self._hidden.weak
         may_start = not training.running and not training.failed and not dead and self._now_s >= training.starts_at_s
         if may_start and readable:
             training.running = True
-            training.step = training.saved_step
+            # Without a checkpoint a job begins at nothing, where nobody has kept the ones before.
+            lost = checkpoint is None and "checkpoint" in self._hidden.weak
+            training.step = training.saved_step = 0.0 if lost else training.saved_step
         hung = any(name in world["paused"] for name in ranks)
         training.hung_since_s = min(training.hung_since_s, self._now_s) if hung and training.running else np.inf
         if self._now_s - training.hung_since_s >= _HANG_TIMEOUT_S and "hang_timeout" not in self._hidden.weak:

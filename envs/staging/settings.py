@@ -107,7 +107,7 @@ class StagingSettings:
     checkpoint_every_s: float = 2.0
     """Time between two checkpoints, seconds."""
 
-    publish_every_s: float = 90.0
+    publish_every_s: float = 180.0
     """Time between two published models, seconds."""
 
     hang_timeout_s: float = 10.0

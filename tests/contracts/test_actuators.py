@@ -36,6 +36,7 @@ TARGET = {
     "pod.pause": "model-server",
     "network.delay": "feature-store",
     "model.checkpoint_corrupt": "trainer",
+    "model.checkpoint_delete": "trainer",
     "model.registry_corrupt": "model-server",
     "model.registry_unavailable": "model-server",
     "model.bad_canary": "model-server",
@@ -190,6 +191,7 @@ def test_what_cannot_be_undone_says_so():
     assert {name for name, kind in CATALOGUE.items() if not kind.reversible} == {
         "pod.kill",
         "model.checkpoint_corrupt",
+        "model.checkpoint_delete",
         "model.registry_corrupt",
         "model.registry_unavailable",
     }

@@ -14,6 +14,7 @@ from envs.clusters.simulated import Hidden
 from envs.experiment import Interrupted, NotSteady
 from envs.hypothesis import Mechanism
 from envs.scoring import Verdict
+from tests.contracts.test_actuators import TARGET
 from tests.simulation import simulation
 
 SINGLE = {"gateway": 1, "model-server": 1, "feature-store": 1, "trainer": 2}
@@ -33,6 +34,13 @@ REVEALS = {
         "trainer",
         0.5,
         {Mechanism.STUCK},
+    ),
+    "training.checkpoint, deleted": (
+        Hidden(weak=frozenset({"checkpoint"})),
+        "model.checkpoint_delete",
+        "trainer",
+        0.25,
+        {Mechanism.LOST_PROGRESS},
     ),
     "serving.health": (
         Hidden(weak=frozenset({"health"})),
@@ -97,7 +105,7 @@ def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
         before = copy.deepcopy(
             {key: document[key] for key in ("killed", "paused", "delays", "checkpoints", "registry")}
         )
-    target = {"network.delay": "feature-store", "model.checkpoint_corrupt": "trainer"}.get(kind, "model-server")
+    target = TARGET[kind]
     world.experimenter.run(fault(kind, target))
     with world.world.change() as document:
         assert {key: document[key] for key in before} == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import TargetNotFound
@@ -61,6 +62,27 @@ class LocalCheckpoints:
             draft.replace(path)
         except FileNotFoundError:
             return
+
+    def remove(self, artefact: str) -> None:
+        """Unlinks the file."""
+        Path(artefact).unlink(missing_ok=True)
+
+    def is_missing(self, artefact: str) -> bool:
+        """Tells whether the file is gone from a folder that is there."""
+        path = Path(artefact)
+        return path.parent.is_dir() and not path.exists()
+
+    def put_back(self, artefact: str, content: bytes) -> None:
+        """Links a whole copy into the place, which never replaces a file that is there."""
+        path = Path(artefact)
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            draft.write_bytes(content)
+            with suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+        except FileNotFoundError:
+            return  # the folder is gone, and the platform with it
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
