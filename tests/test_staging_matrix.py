@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.build.local import LocalWorld
-from agent.findings.ground_truth import SWITCHES
+from agent.findings.ground_truth import SWITCHES, Sign
 from agent.progress import Silent
 from agent.settings import load
 from envs.chaos import ChaosEnv
@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.staging
 
 ROWS: list[str] = []
-HEAD = f"{'switch':<26}{'state':<10}{'fault':<38}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'took':>8}"
+HEAD = f"{'switch':<26}{'state':<10}{'fault':<44}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'took':>8}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,9 +60,8 @@ def hardened(tmp_path_factory) -> Iterator[ChaosEnv]:
     world.close()
 
 
-def revealed(env: ChaosEnv, switch: str, state: str):
+def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
     """Runs the experiment that should tell whether a switch is weak, and notes it in the table."""
-    sign = SWITCHES[switch][0]
     fault = env.code.fault(sign.role, sign.kind, INTENSITY[sign.kind])
     began_s = time.monotonic()
     outcome = env.experiment(fault)
@@ -71,24 +70,34 @@ def revealed(env: ChaosEnv, switch: str, state: str):
         outcome = env.experiment(fault)
     back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"
     ROWS.append(
-        f"{switch:<26}{state:<10}{sign.kind + ' on ' + sign.role:<38}{outcome.verdict:<14}"
+        f"{switch:<26}{state:<10}{sign.kind + ' on ' + sign.role:<44}{outcome.verdict:<14}"
         f"{outcome.mechanism or '-':<16}{outcome.evidence.p:>7.3f}{back:>12}{time.monotonic() - began_s:>6.0f} s"
     )
     print(ROWS[-1], "|", outcome.score.reason)
-    return outcome, sign
+    return outcome
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_hardened(hardened, switch):
-    outcome, _ = revealed(hardened, switch, "hardened")
+SIGNS = [(switch, signs[0]) for switch, signs in SWITCHES.items()] + [
+    ("training.checkpoint", Sign("model.checkpoint_delete", "trainer", frozenset({"lost_progress"}))),
+]
+"""The first sign of every switch, and one more that breaks its promise in another way."""
+
+each_sign = pytest.mark.parametrize(
+    ("switch", "sign"), SIGNS, ids=[f"{switch}-{sign.kind.partition('.')[2]}" for switch, sign in SIGNS]
+)
+
+
+@each_sign
+def test_hardened(hardened, switch, sign):
+    outcome = revealed(hardened, switch, sign, "hardened")
     assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_weak(tmp_path, switch):
+@each_sign
+def test_weak(tmp_path, switch, sign):
     world, env = started(tmp_path, switch)
     try:
-        outcome, sign = revealed(env, switch, "weak")
+        outcome = revealed(env, switch, sign, "weak")
         assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
         assert outcome.mechanism in sign.mechanisms
     finally:
