@@ -86,6 +86,14 @@ def test_a_canary_that_says_something_else_is_rolled_back() -> None:
     assert canary.rejected == 1
 
 
+def test_a_roll_back_needs_no_trial() -> None:
+    """What serves may be the bad one: a trial would compare the good one with it, and refuse it for ever."""
+    canary = Canary()
+    canary.offer(Release(2, untrained(0)))
+    canary.offer(Release(1, fit_quickly(0)))
+    assert answers(canary, 3) == [1] * 3
+
+
 def test_who_has_no_model_is_not_well() -> None:
     rollout = AtOnce()
     with pytest.raises(LookupError, match="no model"):

@@ -91,9 +91,13 @@ class Canary:
         self._agreed = 0
 
     def offer(self, release: Release) -> None:
-        """Puts it on trial, in place of any other; the very first has nothing to be compared with and serves."""
-        if self.serving is None:
-            self.serving = release
+        """Puts it on trial, in place of any other.
+
+        The very first has nothing to be compared with and serves; so does an older one, for whoever rolls back has a
+        reason, and what serves is then no measure.
+        """
+        if self.serving is None or release.version < self.serving.version:
+            self.serving, self._trial = release, None
         else:
             self._trial, self._asked, self._agreed = release, 0, 0
 
