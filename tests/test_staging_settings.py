@@ -87,12 +87,21 @@ def test_settings_cannot_be_made_wrong_in_python_either() -> None:
 
 def test_a_shell_that_points_ray_elsewhere_is_not_listened_to(tmp_path: Path) -> None:
     variables = {"RAY_ADDRESS": "ray://production:10001", "RAY_AUTH_TOKEN": "secret", "HOME": "/root"}
-    ray_environment.prepare(variables, Layout(tmp_path, tmp_path))
+    ray_environment.prepare(variables, Layout(tmp_path, tmp_path), None)
     assert "RAY_ADDRESS" not in variables
     assert "RAY_AUTH_TOKEN" not in variables
     assert variables["HOME"] == "/root"
     assert variables["RAY_AUTH_MODE"] == "token"
     assert variables["RAY_TMPDIR"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(("hang_timeout_s", "said"), [(None, None), (8.0, "8")])
+def test_how_long_a_rank_may_hang_is_left_to_ray_unless_somebody_says_so(
+    tmp_path: Path, hang_timeout_s: float | None, said: str | None
+) -> None:
+    variables: dict[str, str] = {}
+    ray_environment.prepare(variables, Layout(tmp_path, tmp_path), hang_timeout_s)
+    assert variables.get("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S") == said
 
 
 def test_the_token_of_the_cluster_is_secret_and_new_every_time(tmp_path: Path) -> None:

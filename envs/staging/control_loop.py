@@ -42,8 +42,7 @@ from .ray_nodes import SERVING, TRAINING, RayCluster
 from .registry import Registry
 from .roster import Roster
 from .settings import StagingSettings
-from .standstill import Standstill
-from .training_job import RANKS, TRAINER, TrainingJob
+from .training_job import TRAINER, TrainingJob
 
 if TYPE_CHECKING:
     from .serving import Serving
@@ -79,7 +78,6 @@ class ControlLoop:
         self._registry = Registry(layout.registry)
         self._plain = plain_processes(settings, layout, ports)
         self._training = TrainingJob(training_settings(settings, layout))
-        self._standstill = Standstill(RANKS)
         self._roster = Roster(
             components,
             {
@@ -136,18 +134,9 @@ class ControlLoop:
             for process in self._plain.values():
                 process.tend(now_s)
             self._training.tend()
-            self._end_standstill(now_s)
             while not self._repairs.empty():
                 self._repair(self._repairs.get())
             self._look()
-
-    def _end_standstill(self, now_s: float) -> None:
-        """Starts a training job anew that stands still, where somebody has thought of that."""
-        ranks = frozenset(instance.id for instance in self._monitor.view.components[TRAINER].instances)
-        lasts_s = self._standstill.lasts_s(now_s, ranks, self._monitor.job_step)
-        if self._settings.switches.training_hang_timeout == "hardened" and lasts_s > self._settings.hang_timeout_s:
-            _log.warning("the training job has stood still for %.1f s; it is started anew", lasts_s)
-            self._training.submit()
 
     def what_is_missing(self) -> str:
         """Returns which components are not up, with the end of the log of one of them."""

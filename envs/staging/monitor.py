@@ -88,11 +88,6 @@ class Monitor:
         """Forgets where the training job was, for it starts from nothing."""
         self.prober.job_step = None
 
-    @property
-    def job_step(self) -> float | None:
-        """Step of the training job as a rank last told it."""
-        return self.prober.job_step
-
     def ready_instances(self, component: str) -> int:
         """Returns how many instances of a component do their work."""
         return sum(self.prober.is_ready(instance) for instance in self.view.components[component].instances)

@@ -56,7 +56,8 @@ def _prepare(settings: StagingSettings, layout: Layout, handle_path: Path) -> Co
     # Every child starts here, so that even one that lost its name can be told from strangers by its folder.
     os.chdir(layout.root)
     ray_environment.write_token(layout)
-    ray_environment.prepare(os.environ, layout)
+    hang_timeout_s = settings.hang_timeout_s if settings.switches.training_hang_timeout == "hardened" else None
+    ray_environment.prepare(os.environ, layout, hang_timeout_s)
     # Not before: Ray reads its environment as it is imported.
     from .control_loop import ControlLoop
 

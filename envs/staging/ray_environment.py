@@ -19,8 +19,14 @@ def write_token(layout: Layout) -> None:
     layout.ray_token.write_text(secrets.token_hex(_TOKEN_BYTES))
 
 
-def prepare(environment: MutableMapping[str, str], layout: Layout) -> None:
-    """Sets the variables that must be set before the first raylet, and before Ray is imported."""
+def prepare(environment: MutableMapping[str, str], layout: Layout, hang_timeout_s: float | None) -> None:
+    """Sets the variables that must be set before the first raylet, and before Ray is imported.
+
+    Args:
+        environment: of the process that will start Ray.
+        layout: where Ray's files go.
+        hang_timeout_s: after which time of silence a rank counts as hung, seconds; None leaves it to Ray.
+    """
     # A shell may point Ray at another cluster, even a productive one. Nothing of that applies here.
     for name in [name for name in environment if name.startswith("RAY_")]:
         del environment[name]
@@ -39,9 +45,7 @@ def prepare(environment: MutableMapping[str, str], layout: Layout) -> None:
             "RAY_health_check_timeout_ms": "2000",
             "RAY_health_check_failure_threshold": "3",
             "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
-            # A hung rank is noticed after eight seconds; the default is ten minutes.
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-            "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "8",
             "RAY_TRAIN_METRICS_ENABLED": "0",
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes nodes away here, and it costs a process
             "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
@@ -49,3 +53,5 @@ def prepare(environment: MutableMapping[str, str], layout: Layout) -> None:
             "OMP_NUM_THREADS": "1",
         }
     )
+    if hang_timeout_s is not None:
+        environment["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{hang_timeout_s:g}"

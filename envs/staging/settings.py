@@ -45,7 +45,7 @@ class Switches:
     """Weak: a new model is served at once. Hardened: on trial first, and not at all if its answers differ too much."""
 
     training_hang_timeout: Strength = "hardened"
-    """Weak: a rank that hangs is waited for. Hardened: ranks that are all there and stand still are started anew."""
+    """Weak: a rank that hangs is waited for as long as Ray's default says. Hardened: the job soon starts anew."""
 
     def __post_init__(self) -> None:
         for name, value in self.to_mapping().items():
@@ -110,8 +110,8 @@ class StagingSettings:
     publish_every_s: float = 180.0
     """Time between two published models, seconds."""
 
-    hang_timeout_s: float = 10.0
-    """How long a hardened training job may stand still with all its ranks there, seconds."""
+    hang_timeout_s: float = 8.0
+    """How long a rank of a hardened training job may stay silent, seconds; Ray's default is ten minutes."""
 
     restart_delay_s: float = 3.0
     """Time from the death of a plain process to its restart, seconds."""
