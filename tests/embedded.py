@@ -19,7 +19,15 @@ from tests.conftest import config_file
 from tests.waiting import wait_until
 
 HARDENED = dict.fromkeys(SWITCHES, "hardened")
-INTENSITY = {"pod.kill": 0.25, "pod.pause": 0.25, "network.delay": 1.0, "model.checkpoint_corrupt": 0.5}
+INTENSITY = {
+    "pod.kill": 0.25,
+    "pod.pause": 0.25,
+    "network.delay": 1.0,
+    "network.loss": 0.5,
+    "network.partition": 0.25,
+    "network.bandwidth": 1.0,
+    "model.checkpoint_corrupt": 0.5,
+}
 START_WITHIN_S = 240.0
 
 
