@@ -15,7 +15,7 @@ from envs.staging.errors import BadInput
 from envs.staging.layout import Layout
 from envs.staging.settings import StagingSettings, Switches
 
-NAMES = ["serving.replicas", "serving.feature_timeout", "training.restart", "training.checkpoint"]
+NAMES = ["serving.replicas", "serving.feature_timeout", "serving.retries", "training.restart", "training.checkpoint"]
 
 
 def test_switches_have_dotted_names() -> None:

@@ -87,6 +87,8 @@ def model_server_settings(settings: StagingSettings, layout: Layout, ports: Port
         log=layout.log(MODEL_SERVER),
         features_url=f"http://{LOOPBACK}:{ports.to_feature_store}",
         feature_timeout_s=settings.feature_timeout_s if bounded else None,
+        budgeted_retries=settings.switches.serving_retries == "hardened",
+        seed=settings.seed,
     )
 
 
