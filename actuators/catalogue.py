@@ -15,6 +15,7 @@ LEVELS = (0.25, 0.5, 1.0)
 """The intensities that an agent chooses from."""
 
 _LONGEST_DELAY_MS = 2000.0
+_NARROWEST_BYTES_PER_S = 512.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ class FaultKind:
         """The family, which names the actuator."""
         return self.name.partition(".")[0]
 
+    @property
+    def verb(self) -> str:
+        """What is done, within the family."""
+        return self.name.partition(".")[2]
+
 
 def _share(intensity: float) -> float:
     return intensity
@@ -78,6 +84,21 @@ def _whole(_: float) -> float:
 def _delay_ms(intensity: float) -> float:
     """125, 500 and 2000 ms: below, around and beyond what people put into a timeout."""
     return _LONGEST_DELAY_MS * intensity**2
+
+
+def _everything(_: float) -> float:
+    """A partition knows no half: whatever the intensity, nothing passes."""
+    return 1.0
+
+
+def _bytes_per_s(intensity: float) -> float:
+    """8192, 2048 and 512 bytes/s, for all connections of an edge together.
+
+    The embedded platform asks for features about 30 times a second in some 150 bytes each: 4.5 kB/s. The first rate
+    carries that, the second less than half of it, so that a queue grows for as long as it lasts, and the third next to
+    nothing.
+    """
+    return _NARROWEST_BYTES_PER_S / intensity**2
 
 
 _OWN_EXPORTER = frozenset({"up", "cpu_share", "memory_mb"})
@@ -114,6 +135,36 @@ _KINDS = (
         scope="component",
         capability="Network",
         symptom="bytes towards the target were held back",
+    ),
+    FaultKind(
+        name="network.loss",
+        amount=_share,
+        unit="share of messages towards the target",
+        duration_s=12.0,
+        reversible=True,
+        scope="component",
+        capability="Network",
+        symptom="connections towards the target were reset",
+    ),
+    FaultKind(
+        name="network.partition",
+        amount=_everything,
+        unit="share of traffic from and towards the target",
+        duration_s=12.0,
+        reversible=True,
+        scope="component",
+        capability="Network",
+        symptom="bytes or connections towards the target were kept from passing",
+    ),
+    FaultKind(
+        name="network.bandwidth",
+        amount=_bytes_per_s,
+        unit="bytes/s towards the target",
+        duration_s=12.0,
+        reversible=True,
+        scope="component",
+        capability="Network",
+        symptom="bytes towards the target had to wait for their turn",
     ),
     FaultKind(
         name="model.checkpoint_corrupt",

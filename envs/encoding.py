@@ -298,11 +298,11 @@ def _available(components: Sequence[Component], kinds: Sequence[str]) -> torch.T
 
 
 def _levels_of(component: Component, kind: FaultKind) -> list[bool]:
-    """Returns which levels differ: one that hits no more, or no harder, than a lower one is the same fault."""
+    """Returns which levels differ: one that does no more than a lower one is the same fault."""
     if kind.capability not in component.capabilities:
         return [False] * len(LEVELS)
     if kind.scope == "component" or kind.trigger is not None:
-        hits = [kind.amount(level) for level in LEVELS]
+        strengths = [kind.amount(level) for level in LEVELS]
     else:
-        hits = [float(instances_hit(kind, level, component.replicas)) for level in LEVELS]
-    return [hit not in hits[:index] for index, hit in enumerate(hits)]
+        strengths = [float(instances_hit(kind, level, component.replicas)) for level in LEVELS]
+    return [strength not in strengths[:index] for index, strength in enumerate(strengths)]

@@ -109,6 +109,17 @@ def test_a_milder_fault_that_breaks_another_promise_is_no_milder_form(settings, 
     assert (found.mechanism, found.reproducer["intensity"]) == ("unavailable", 1.0)
 
 
+def test_a_fault_without_degrees_is_its_own_mildest_form(settings, tmp_path):
+    world = simulation(settings, tmp_path, hidden=WEAK)
+    env = ChaosEnv(world, budget_min=20.0)
+    cut = env.code.encode(Fault("network.partition", Target("feature-store"), 0.25, 12.0))
+    log, result = run_campaign(env, ReplayPolicy(cut, 2), Budget(40.0, 0.5, 0.1))
+    (found,) = result.weaknesses
+    assert found.title.startswith("Cutting feature-store off from its callers")
+    assert found.reproducer["amount"] == "100% of traffic from and towards the target"
+    assert "shrink" not in {why for why, _ in log.outcomes}
+
+
 def test_thompson_spends_its_minutes_better_than_chance(settings, tmp_path):
     """On the same clusters and minutes; a sanity check, no benchmark."""
     found = {}

@@ -13,10 +13,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from actuators.catalogue import kind_of
 from tests.bare_platform import bare_platform
 from tests.conftest import config_file
 from tests.contracts.test_actuators import TARGET
 from tests.waiting import wait_until
+
+CARRIED = [kind for kind in TARGET if kind_of(kind).reversible]
+"""Kinds with a carrier, which lets go by itself."""
 
 UNDO_S = 1.0
 """What an undo may take here, beside the second that the guarantee allows for noticing."""
@@ -121,7 +125,7 @@ def test_without_its_watchdog_an_agent_stops_and_reverts(scene, kind):
     assert is_undone(platform, kind, before)
 
 
-@pytest.mark.parametrize("kind", ["pod.pause", "network.delay"])
+@pytest.mark.parametrize("kind", CARRIED)
 def test_with_agent_and_watchdog_dead_the_carrier_lets_go_at_the_deadline(scene, kind):
     """Nobody is left to revert: the holder and the proxy know the deadline themselves."""
     platform, config = scene

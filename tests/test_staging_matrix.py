@@ -113,6 +113,9 @@ DEATHS = {
     "pod.kill": "model-server",
     "pod.pause": "model-server",
     "network.delay": "feature-store",
+    "network.loss": "feature-store",
+    "network.partition": "feature-store",
+    "network.bandwidth": "feature-store",
     "model.checkpoint_corrupt": "trainer",
 }
 

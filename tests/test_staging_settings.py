@@ -16,6 +16,7 @@ from envs.staging.settings import StagingSettings, Switches
 NAMES = [
     "serving.replicas",
     "serving.feature_timeout",
+    "serving.retries",
     "serving.health",
     "training.restart",
     "training.checkpoint",

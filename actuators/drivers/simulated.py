@@ -12,6 +12,7 @@ from ..clock import Instant
 from ..errors import InjectionFailed, RepairFailed, TargetNotFound
 from ..fault import Target
 from ..files import sha256
+from ..network import Impairment
 from ..pod import Instance
 from ..registry import Version
 from .world import Document, World
@@ -21,8 +22,8 @@ class SimulatedDriver:
     """Pods, network, checkpoints, registry and repairs of a simulated cluster.
 
     Args:
-        world: the cluster's document: `instances`, `killed`, `paused`, `routes`, `delays`, `checkpoints`, `registry`,
-            `repairs`.
+        world: the cluster's document: `instances`, `killed`, `paused`, `routes`, `impairments`, `checkpoints`,
+            `registry`, `repairs`.
     """
 
     def __init__(self, world: World) -> None:
@@ -72,23 +73,23 @@ class SimulatedDriver:
             _require(world, target)
             return [route for route in world["routes"] if route.endswith(f"->{target.name}")]
 
-    def delay(self, route: str, delay_ms: float, injection_id: str, until: Instant) -> None:
-        """Writes the delay into the world."""
+    def impair(self, route: str, impairment: Impairment, injection_id: str, until: Instant) -> None:
+        """Writes the impairment into the world."""
         with self._world.change() as world:
             if route not in world["routes"]:
                 raise InjectionFailed(f"unknown route {route!r}; known are {', '.join(world['routes'])}")
-            delays = world["delays"].setdefault(injection_id, {})
-            delays.setdefault(route, {"held_back": 0}).update(delay_ms=delay_ms, until=asdict(until))
+            impaired = world["impairments"].setdefault(injection_id, {})
+            impaired.setdefault(route, {"affected": 0}).update(**asdict(impairment), until=asdict(until))
 
     def clear(self, injection_id: str) -> None:
-        """Takes the injection's delays out of the world."""
+        """Takes the injection's impairments out of the world."""
         with self._world.change() as world:
-            world["delays"].pop(injection_id, None)
+            world["impairments"].pop(injection_id, None)
 
-    def held_back(self, injection_id: str) -> dict[str, int]:
-        """Returns how much each of the injection's edges has held back."""
+    def affected(self, injection_id: str) -> dict[str, int]:
+        """Returns how often each of the injection's edges has felt it."""
         with self._world.change() as world:
-            return {route: delay["held_back"] for route, delay in world["delays"].get(injection_id, {}).items()}
+            return {route: found["affected"] for route, found in world["impairments"].get(injection_id, {}).items()}
 
     # ---- Checkpoints ------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SERVING = frozenset({"unavailable", "slow", "not_recovered"})
+_STORM = frozenset({"amplified"})
 _TRAINING = frozenset({"stuck", "lost_progress", "not_recovered"})
 _ANSWERS = frozenset({"wrong_answers", "not_recovered"})
 
@@ -43,6 +44,13 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("network.delay", "feature-store", _SERVING),
         Sign("pod.pause", "feature-store", _SERVING),
         Sign("pod.kill", "feature-store", _SERVING),
+        Sign("network.loss", "feature-store", _SERVING),
+        Sign("network.partition", "feature-store", _SERVING),
+        Sign("network.bandwidth", "feature-store", _SERVING),
+    ),
+    "serving.retries": (
+        Sign("network.loss", "feature-store", _STORM),
+        Sign("pod.kill", "feature-store", _STORM),
     ),
     "serving.health": (Sign("model.registry_unavailable", "model-server", _SERVING),),
     "training.restart": (Sign("pod.kill", "trainer", _TRAINING),),
@@ -61,6 +69,15 @@ UNPLANTED: Mapping[str, Sign] = {
     "a single gateway: nothing takes over when it hangs": Sign("pod.pause", "gateway", _SERVING),
     "the gateway has no answer of its own when the model server is slow": Sign(
         "network.delay", "model-server", _SERVING
+    ),
+    "the gateway has no answer of its own when its connections to the model server break": Sign(
+        "network.loss", "model-server", _SERVING
+    ),
+    "the gateway has no answer of its own when the model server cannot be reached": Sign(
+        "network.partition", "model-server", _SERVING
+    ),
+    "the gateway has no answer of its own when the way to the model server is narrow": Sign(
+        "network.bandwidth", "model-server", _SERVING
     ),
 }
 """True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""

@@ -24,6 +24,9 @@ _DEED = {
     "pod.kill": "Killing one instance of {target}",
     "pod.pause": "Freezing one instance of {target}",
     "network.delay": "Delaying traffic into {target} by {amount:g} ms",
+    "network.loss": "Resetting {amount:.0%} of the messages into {target}",
+    "network.partition": "Cutting {target} off from its callers",
+    "network.bandwidth": "Narrowing traffic into {target} to {amount:g} bytes/s",
     "model.registry_unavailable": "Taking the model registry away from {target} (one reader dies)",
     "model.registry_corrupt": "Publishing a model for {target} that lost {amount:.0%} of its bytes (one reader dies)",
     "model.bad_canary": "Publishing a model for {target} of whose weights {amount:.0%} were never learnt",
@@ -36,6 +39,7 @@ _CONSEQUENCE = {
     Mechanism.LOST_PROGRESS: "loses training progress",
     Mechanism.WRONG_ANSWERS: "makes answers wrong",
     Mechanism.SLOW: "makes answers slow",
+    Mechanism.AMPLIFIED: "multiplies the requests to it",
     Mechanism.NOT_RECOVERED: "leaves damage behind after it has ended",
 }
 

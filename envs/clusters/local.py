@@ -35,6 +35,10 @@ def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
         "gateway/request_ms": ("gateway", Quantile("gateway_upstream_seconds", 0.5, scale=1000.0)),
         "feature-store/request_ms": ("feature-store", Quantile("feature_request_seconds", 0.5, scale=1000.0)),
         "model-server/fallback_share": ("model-server", Ratio("model_fallbacks_total", "model_requests_total")),
+        "model-server/feature_attempts": (
+            "model-server",
+            Ratio("model_feature_attempts_total", "model_feature_fetches_total"),
+        ),
         # Progress is read where it survives a dead rank: standing still is then 0, and not unknown.
         "trainer/steps_per_s": ("monitor", Rate("train_step")),
         "trainer/step": ("monitor", Gauge("train_step")),

@@ -30,6 +30,10 @@ _HUNG_SHARE = 0.05
 _TIMEOUT_MS = 100.0
 _CLIENT_TIMEOUT_MS = 2000.0
 _BASE_MS = 15.0
+_REQUESTS_PER_S = 30.0
+_REQUEST_BYTES = 150.0
+_ATTEMPT_MS = 2.0
+_RETRY_BUDGET = 0.1
 _STEPS_PER_S = 20.0
 _CHECKPOINT_EVERY_S = 2.0
 _HANG_TIMEOUT_S = 10.0
@@ -41,8 +45,16 @@ _MODEL = (2).to_bytes(8, "little") + b"{}" + _WEIGHTS
 _GOOD, _GUESSED = 0.97, 0.25
 _LEAST_AGREEMENT = 0.8
 
-
-MECHANISMS = ("feature_timeout", "restart", "checkpoint", "hang_timeout", "verify", "canary_gate", "health")
+MECHANISMS = (
+    "feature_timeout",
+    "retries",
+    "health",
+    "restart",
+    "checkpoint",
+    "hang_timeout",
+    "verify",
+    "canary_gate",
+)
 """What may be absent on a simulated cluster, each the namesake of a switch of the embedded one."""
 
 
@@ -83,7 +95,7 @@ def empty_world(hidden: Hidden) -> Document:
         "killed": {},
         "paused": {},
         "routes": list(_ROUTES),
-        "delays": {},
+        "impairments": {},
         "checkpoints": {"trainer/latest": _SOUND},
         "registry": {
             "current": 1,
@@ -118,6 +130,7 @@ class SimulatedCluster:
         "gateway/request_ms",
         "feature-store/request_ms",
         "model-server/fallback_share",
+        "model-server/feature_attempts",
     )
 
     def __init__(
@@ -133,6 +146,7 @@ class SimulatedCluster:
         self._restarts = dict.fromkeys(hidden.replicas, 0)
         self._born = 100
         self._latency_noise = 0.0
+        self._backlog_bytes = dict.fromkeys(_ROUTES, 0.0)
         self._training = _Training()
         self._accuracy_of: dict[str, float | None] = {}
 
@@ -202,8 +216,9 @@ class SimulatedCluster:
         for instance, hold in list(world["paused"].items()):
             if Instant(**hold["until"]).reached(now):
                 del world["paused"][instance]
-        for injection, delays in list(world["delays"].items()):
-            world["delays"][injection] = {r: d for r, d in delays.items() if not Instant(**d["until"]).reached(now)}
+        for injection, routes in list(world["impairments"].items()):
+            live = {route: found for route, found in routes.items() if not Instant(**found["until"]).reached(now)}
+            world["impairments"][injection] = live
         self._paused_s = {name: self._paused_s.get(name, self._now_s) for name in world["paused"]}
 
     def _answering(self, world: Document, component: str) -> float:
@@ -217,23 +232,61 @@ class SimulatedCluster:
         unnoticed = [name for name in alive if self._now_s - self._paused_s.get(name, -np.inf) < _REROUTE_S]
         return len(awake) / (len(awake) + _HUNG_SHARE * len(unnoticed))
 
-    def _delay_ms(self, world: Document, route: str) -> float:
-        found = [delays[route] for delays in world["delays"].values() if route in delays]
-        for delay in found:
-            delay["held_back"] += 15
-        return max((float(delay["delay_ms"]) for delay in found), default=0.0)
+    def _edge(self, world: Document, route: str) -> _Edge:
+        """Returns what a request on a route meets now; where several faults meet, the worst of each effect counts."""
+        worst: dict[str, float] = {}
+        for routes in world["impairments"].values():
+            for impairment in [found for found_on, found in routes.items() if found_on == route]:
+                effect, amount = str(impairment["effect"]), float(impairment["amount"])
+                felt = amount if effect == "loss" else 1.0
+                impairment["affected"] += round(felt * _REQUESTS_PER_S * self.period_s)
+                harsher = min if effect == "bandwidth" else max
+                worst[effect] = harsher(amount, worst.get(effect, amount))
+        wait_ms = max(worst.get("delay", 0.0), self._queue_ms(route, worst.get("bandwidth", np.inf)))
+        return _Edge(wait_ms=wait_ms, lost=worst.get("loss", 0.0), cut="partition" in worst)
+
+    def _queue_ms(self, route: str, bytes_per_s: float) -> float:
+        """Returns how long a request waits for its turn on a narrow edge, whose queue grows while it is too narrow."""
+        came = (_REQUESTS_PER_S * _REQUEST_BYTES - bytes_per_s) * self.period_s
+        self._backlog_bytes[route] = max(0.0, self._backlog_bytes[route] + came)
+        return 1000.0 * (self._backlog_bytes[route] + _REQUEST_BYTES) / bytes_per_s
+
+    def _fetch(self, world: Document) -> _Fetch:
+        """Follows a request from the model server to the feature store: tries, tries again, waits, does without."""
+        edge = self._edge(world, _ROUTES[1])
+        dead = all(name in world["killed"] for name in world["instances"]["feature-store"])
+        fails = 0.0 if edge.cut else 1.0 if dead else edge.lost
+        hangs = 1.0 if edge.cut else 0.0 if dead else 1.0 - self._answering(world, "feature-store")
+        bounded = "feature_timeout" not in self._hidden.weak
+        patience_ms = _TIMEOUT_MS if bounded else _CLIENT_TIMEOUT_MS
+        attempts, fails = self._tries(fails, patience_ms)
+        in_vain = hangs > 0.5 or (fails == 1.0 and "retries" in self._hidden.weak)
+        wait_ms = patience_ms if in_vain else edge.wait_ms
+        answered = (1.0 - fails) * (1.0 - hangs)
+        if not bounded:
+            return _Fetch(answered, 0.0, wait_ms, attempts)
+        fallback = 1.0 if wait_ms > _TIMEOUT_MS else 1.0 - answered
+        return _Fetch(1.0, fallback, min(wait_ms, _TIMEOUT_MS), attempts)
+
+    def _tries(self, fails: float, patience_ms: float) -> tuple[float, float]:
+        """Returns how often a request is tried where so large a share of attempts fails, and the share that is lost."""
+        if fails == 0.0:
+            return 1.0, 0.0  # without a draw: what is hidden must not show in the noise of a healthy cluster
+        if "retries" not in self._hidden.weak:
+            again = min(fails, _RETRY_BUDGET)
+            return 1.0 + float(self._random.binomial(30, again)) / 30.0, fails - again * (1.0 - fails)
+        if fails < 1.0:
+            return 1.0 + float(self._random.negative_binomial(30, 1.0 - fails)) / 30.0, 0.0
+        return patience_ms / _ATTEMPT_MS, 1.0
 
     def _serve(self, world: Document) -> dict[str, float]:
         """Follows a request from the client to the feature store and back."""
-        features, features_ms = self._answering(world, "feature-store"), self._delay_ms(world, _ROUTES[1])
-        fallback = 0.0
-        if "feature_timeout" not in self._hidden.weak and (features < 1.0 or features_ms > _TIMEOUT_MS):
-            fallback = 1.0 if features_ms > _TIMEOUT_MS else 1.0 - features
-            features, features_ms = 1.0, min(features_ms, _TIMEOUT_MS)
-        answered = features * self._answering(world, "model-server") * self._answering(world, "gateway")
+        fetch, edge = self._fetch(world), self._edge(world, _ROUTES[0])
         accuracy, with_model = self._models(world)
-        answered *= with_model
-        total_ms = _BASE_MS + features_ms + self._delay_ms(world, _ROUTES[0])
+        arrives = self._answering(world, "gateway") * (0.0 if edge.cut else 1.0 - edge.lost)
+        served = arrives * self._answering(world, "model-server") * with_model
+        answered = fetch.answered * served
+        total_ms = _BASE_MS + fetch.wait_ms + edge.wait_ms
         if total_ms >= _CLIENT_TIMEOUT_MS:
             answered, total_ms = 0.0, _CLIENT_TIMEOUT_MS
         self._latency_noise = 0.7 * self._latency_noise + 0.1 * self._random.standard_normal()
@@ -244,10 +297,12 @@ class SimulatedCluster:
             "client/p90_ms": p50_ms * float(np.exp(abs(0.3 * self._random.standard_normal()))) * 1.3,
             "gateway/request_ms": p50_ms * 0.9,
             "feature-store/request_ms": 1.0 + 0.1 * float(self._random.standard_normal()),
-            "model-server/fallback_share": fallback,
+            "model-server/fallback_share": fetch.fallback,
         }
+        if served > 0.1:
+            values["model-server/feature_attempts"] = fetch.attempts
         if answered > 0.1:
-            right = accuracy * (1.0 - (1.0 - _FALLBACK_KEEPS) * fallback)
+            right = accuracy * (1.0 - (1.0 - _FALLBACK_KEEPS) * fetch.fallback)
             values["client/accuracy"] = float(self._random.binomial(30, right)) / 30.0
         return values
 
@@ -319,6 +374,25 @@ class SimulatedCluster:
     @property
     def _now_s(self) -> float:
         return self.clock.boottime_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """What requests on a dependency edge meet: how long they wait, which share is lost, whether none passes."""
+
+    wait_ms: float
+    lost: float
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """What came of asking for features: shares of requests answered and answered from memory, time, attempts each."""
+
+    answered: float
+    fallback: float
+    wait_ms: float
+    attempts: float
 
 
 @dataclass(slots=True)

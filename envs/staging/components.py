@@ -90,6 +90,8 @@ def model_server_settings(settings: StagingSettings, layout: Layout, ports: Port
         answers_to_be_well=settings.switches.serving_health == "hardened",
         canary=settings.switches.deploy_canary_gate == "hardened",
         feature_timeout_s=settings.feature_timeout_s if bounded else None,
+        budgeted_retries=settings.switches.serving_retries == "hardened",
+        seed=settings.seed,
     )
 
 

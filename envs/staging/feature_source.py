@@ -2,25 +2,30 @@
 
 *Patient* waits for the feature store for as long as it takes, for nobody ever set a timeout. *Bounded* waits briefly
 and then answers from the features it knew last: those of an entity change slowly, and an old answer beats none.
+Either asks again, or does not, when a call has failed: see `retries`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from .exporter import latency_buckets
+from .retries import Retries
 from .world import FEATURES
 
 Vector = NDArray[np.float32]
 
 _WARM_UP_TIMEOUT_S = 5.0
 _WARM_UP_PAUSE_S = 1.0
+_SERVER_FAILED = 500
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None)
 
 
 class FeaturesUnavailable(Exception):
@@ -38,6 +43,18 @@ class Features:
 
     values: Vector
     fallback: bool
+
+
+class FetchMetrics:
+    """What is counted about fetches, whoever makes them."""
+
+    def __init__(self, metrics: CollectorRegistry) -> None:
+        # Both are counted when they begin: a ratio of the two is right even while nothing ever ends.
+        self.fetches = Counter("model_feature_fetches", "Feature fetches begun.", registry=metrics)
+        self.attempts = Counter("model_feature_attempts", "Calls to the feature store for them.", registry=metrics)
+        self.seconds = Histogram(
+            "model_feature_fetch_seconds", "Time a feature fetch took.", buckets=latency_buckets(), registry=metrics
+        )
 
 
 class FeatureSource(Protocol):
@@ -58,11 +75,12 @@ class Patient:
     Args:
         session: to ask with.
         url: of the feature store.
-        timed: is told how long every fetch took, seconds.
+        retries: what is done about a call that failed.
+        metrics: where fetches are counted.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, timed: Callable[[float], None]) -> None:
-        self._store = _Store(session, url, aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None), timed)
+    def __init__(self, session: aiohttp.ClientSession, url: str, retries: Retries, metrics: FetchMetrics) -> None:
+        self._store = _Store(session, url, None, retries, metrics)
 
     async def fetch(self, entity: int) -> Features:
         """Returns what the store says, whenever it says it."""
@@ -78,14 +96,15 @@ class Bounded:
     Args:
         session: to ask with.
         url: of the feature store.
-        timeout_s: how long a fetch may take, seconds.
-        timed: is told how long every fetch took, seconds.
+        timeout_s: how long a fetch may take, all its attempts together, seconds.
+        retries: what is done about a call that failed.
+        metrics: where fetches are counted.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, timeout_s: float, timed: Callable[[float], None]
+        self, session: aiohttp.ClientSession, url: str, timeout_s: float, retries: Retries, metrics: FetchMetrics
     ) -> None:
-        self._store = _Store(session, url, aiohttp.ClientTimeout(total=timeout_s), timed)
+        self._store = _Store(session, url, timeout_s, retries, metrics)
         self._known: dict[int, Vector] = {}
         self._mean: Vector = np.zeros(FEATURES, np.float32)
 
@@ -117,28 +136,59 @@ class _Store:
         self,
         session: aiohttp.ClientSession,
         url: str,
-        timeout: aiohttp.ClientTimeout,
-        timed: Callable[[float], None],
+        timeout_s: float | None,
+        retries: Retries,
+        metrics: FetchMetrics,
     ) -> None:
         self._session = session
         self._url = url
-        self._timeout = timeout
-        self._timed = timed
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._metrics = metrics
 
     async def features(self, entity: int) -> Vector:
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            answer = await self._get(f"/features/{entity}", self._timeout)
-        finally:
-            self._timed(clock() - began)
+        self._metrics.fetches.inc()
+        self._retries.requested()
+        with self._metrics.seconds.time():
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._get_stubbornly(f"/features/{entity}")
         return np.asarray(answer["features"], np.float32)
 
     async def snapshot(self, timeout_s: float) -> Vector:
         answer = await self._get("/snapshot", aiohttp.ClientTimeout(total=timeout_s))
         return np.asarray(answer["features"], np.float32)
 
+    async def _get_stubbornly(self, path: str) -> dict[str, list[float]]:
+        """Asks, and asks again after a failure for as long as the retries allow."""
+        failures = 0
+        while True:
+            self._metrics.attempts.inc()
+            try:
+                return await self._get(path, _NO_TIMEOUT)
+            except aiohttp.ClientError as error:
+                failures += 1
+                if not _may_pass(error) or not await self._retries.again(failures):
+                    raise
+
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> dict[str, list[float]]:
-        async with self._session.get(self._url + path, timeout=timeout, raise_for_status=True) as response:
+        url = self._url + path
+        async with self._session.get(url, timeout=timeout, raise_for_status=True, middlewares=(_once,)) as response:
             answer: dict[str, list[float]] = await response.json()
             return answer
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Sends a request once.
+
+    aiohttp by itself sends a GET a second time when its connection breaks, which nobody would count and no budget
+    would hold; it does not where the error is a more general one.
+    """
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(repr(error)) from error
+
+
+def _may_pass(error: aiohttp.ClientError) -> bool:
+    """Tells whether a call could succeed when it is made again: one that was wrong to make stays wrong."""
+    return not isinstance(error, aiohttp.ClientResponseError) or error.status >= _SERVER_FAILED

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from .announcements import announce
 from .errors import DamagedFile
-from .exporter import export_in_thread, latency_buckets, new_metrics
-from .feature_source import Bounded, FeaturesUnavailable, Patient
+from .exporter import export_in_thread, new_metrics
+from .feature_source import Bounded, FeaturesUnavailable, FetchMetrics, Patient
 from .logs import log_to
 from .registry import Registry
+from .retries import Budgeted, Endless
 from .rollout import AtOnce, Canary, Release, Rollout, require_answer
 
 MODEL_SERVER = "model-server"
@@ -45,6 +47,8 @@ class ModelServerSettings:
         canary: whether a new model is tried out before it serves.
         answers_to_be_well: whether a replica must be able to answer to count as well.
         feature_timeout_s: how long it waits for features, seconds; None: for ever.
+        budgeted_retries: whether it asks for features again within limits; without end if not.
+        seed: of the pauses between attempts.
     """
 
     registry: Path
@@ -55,6 +59,8 @@ class ModelServerSettings:
     canary: bool
     answers_to_be_well: bool
     feature_timeout_s: float | None
+    budgeted_retries: bool
+    seed: int
 
 
 class ReloadingModel:
@@ -109,7 +115,7 @@ class ModelServer:
         metrics = new_metrics()
         self._metrics = ReplicaMetrics(metrics, self._current, self._rollout)
         self._tasks = [asyncio.create_task(self._keep_reloading())]
-        self._features = self._feature_source(settings)
+        self._features = self._feature_source(settings, FetchMetrics(metrics))
         announce(settings.announcements, MODEL_SERVER, export_in_thread(metrics))
 
     async def __call__(self, request: Request) -> JSONResponse:
@@ -136,12 +142,12 @@ class ModelServer:
             "fallback": features.fallback,
         }
 
-    def _feature_source(self, settings: ModelServerSettings) -> Bounded | Patient:
+    def _feature_source(self, settings: ModelServerSettings, metrics: FetchMetrics) -> Bounded | Patient:
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        timed = self._metrics.fetch_seconds.observe
+        retries = Budgeted(random.Random(settings.seed)) if settings.budgeted_retries else Endless()
         if settings.feature_timeout_s is None:
-            return Patient(session, settings.features_url, timed)
-        source = Bounded(session, settings.features_url, settings.feature_timeout_s, timed)
+            return Patient(session, settings.features_url, retries, metrics)
+        source = Bounded(session, settings.features_url, settings.feature_timeout_s, retries, metrics)
         self._tasks.append(asyncio.create_task(source.warm_up()))
         return source
 
@@ -173,9 +179,6 @@ class ReplicaMetrics:
     def __init__(self, metrics: CollectorRegistry, current: ReloadingModel, rollout: Rollout) -> None:
         self.requests = Counter("model_requests", "Predictions by outcome.", ["outcome"], registry=metrics)
         self.fallbacks = Counter("model_fallbacks", "Predictions from last known features.", registry=metrics)
-        self.fetch_seconds = Histogram(
-            "model_feature_fetch_seconds", "Time a feature fetch took.", buckets=latency_buckets(), registry=metrics
-        )
         Gauge("model_version", "Version served.", registry=metrics).set_function(lambda: current.version)
         rejected = Gauge("model_rejected", "Versions rolled back after a trial.", registry=metrics)
         rejected.set_function(lambda: rollout.rejected)

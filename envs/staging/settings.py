@@ -29,6 +29,9 @@ class Switches:
     serving_feature_timeout: Strength = "hardened"
     """Weak: features are waited for without end. Hardened: briefly, then the last known ones are used."""
 
+    serving_retries: Strength = "hardened"
+    """Weak: features are asked for again at once and without end. Hardened: once, after a pause, within a budget."""
+
     serving_health: Strength = "hardened"
     """Weak: a model server is well while its process is up. Hardened: only one that can answer gets requests."""
 

@@ -69,6 +69,7 @@ _METRICS = (
     Metric("restarts", "platform", "restarts", "up", 0.5, 0.1),
     Metric("request_ms", "platform", "ms", "up", 50.0, 1.0),
     Metric("fallback_share", "platform", "share of answers", "up", 0.1, 0.01),
+    Metric("feature_attempts", "platform", "attempts per request", "up", 0.25, 0.05),
     Metric("in_flight", "platform", "requests", "up", 20.0, 1.0),
     Metric("cpu_share", "resource", "cores", "up", 0.5, 0.05),
     Metric("memory_mb", "resource", "MB", "up", 200.0, 5.0),

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
+from actuators.catalogue import LEVELS
 from agent.build.parts import policy_named
 from agent.build.simulated import chaos_env
 from envs.chaos import ChaosEnv
 from envs.clusters.simulated import MECHANISMS, Hidden
+from envs.confirmation import Cell
 from envs.scoring import Verdict
 from tests.simulation import simulation
 
@@ -92,6 +94,16 @@ def test_even_when_everything_is_forbidden_stopping_is_allowed(settings, tmp_pat
         world.experimenter.supervisor.quarantine(name, "test")
     assert np.flatnonzero(env.action_masks()).tolist() == [env.code.stop]
     world.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "levels"), [("network.partition", [0.25]), ("network.loss", [0.25, 0.5, 1.0]), ("pod.kill", [0.25])]
+)
+def test_levels_that_do_the_same_are_one_arm(env, kind, levels):
+    faults = map(env.code.decode, np.flatnonzero(env.state.available[0].numpy()).tolist())
+    offered = [fault.intensity for fault in faults if (fault.kind, fault.target.name) == (kind, "feature-store")]
+    assert offered == levels
+    assert [level for level in LEVELS if env.fault_at(Cell("feature-store", kind, level))] == levels
 
 
 class Forbidden:

@@ -27,6 +27,13 @@ REVEALS = {
         1.0,
         {Mechanism.UNAVAILABLE, Mechanism.SLOW},
     ),
+    "serving.retries": (
+        Hidden(weak=frozenset({"retries"})),
+        "network.loss",
+        "feature-store",
+        0.5,
+        {Mechanism.AMPLIFIED},
+    ),
     "training.restart": (Hidden(weak=frozenset({"restart"})), "pod.kill", "trainer", 0.25, {Mechanism.STUCK}),
     "training.checkpoint": (
         Hidden(weak=frozenset({"checkpoint"})),
@@ -98,12 +105,45 @@ def test_a_hardened_cluster_bears_the_same_faults(settings, tmp_path, switch):
     world.close()
 
 
+NETWORK = [("network.delay", 1.0), ("network.loss", 1.0), ("network.partition", 0.25), ("network.bandwidth", 0.5)]
+
+
+@pytest.mark.parametrize(("kind", "intensity"), NETWORK)
+def test_whatever_happens_on_the_way_to_the_features_a_fallback_bears_it(settings, tmp_path, kind, intensity):
+    verdicts = []
+    for weak in (frozenset({"feature_timeout"}), frozenset()):
+        folder = tmp_path / str(len(weak))
+        folder.mkdir()
+        world = simulation(
+            settings.model_copy(update={"state_dir": folder}),
+            folder,
+            hidden=Hidden({**SINGLE, "model-server": 2}, weak),
+        )
+        verdicts.append(world.experimenter.run(fault(kind, "feature-store", intensity)).verdict)
+        world.close()
+    assert verdicts == [Verdict.WEAKNESS, Verdict.RESILIENT]
+
+
+@pytest.mark.parametrize(("kind", "intensity"), NETWORK)
+def test_nothing_stands_in_for_a_model_server_that_cannot_be_reached(settings, tmp_path, kind, intensity):
+    world = simulation(settings, tmp_path)
+    assert world.experimenter.run(fault(kind, "model-server", intensity)).verdict is Verdict.WEAKNESS
+    world.close()
+
+
+def test_a_wide_enough_edge_is_not_felt(settings, tmp_path):
+    """The mildest rate carries the load: what it does is to be had from the arms above it."""
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"feature_timeout"})))
+    assert world.experimenter.run(fault("network.bandwidth", "feature-store", 0.25)).verdict is Verdict.RESILIENT
+    world.close()
+
+
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
     world = simulation(settings, tmp_path)
     with world.world.change() as document:
         before = copy.deepcopy(
-            {key: document[key] for key in ("killed", "paused", "delays", "checkpoints", "registry")}
+            {key: document[key] for key in ("killed", "paused", "impairments", "checkpoints", "registry")}
         )
     target = TARGET[kind]
     world.experimenter.run(fault(kind, target))
@@ -241,10 +281,11 @@ def test_a_leak_is_a_tool_error_and_ends_the_campaign(settings, tmp_path):
 def test_a_gate_that_stays_shut_touches_nothing(settings, tmp_path):
     world = simulation(settings, tmp_path)
     with world.world.change() as document:
-        document["delays"]["somebody-else"] = {
+        document["impairments"]["somebody-else"] = {
             "gateway->model-server": {
-                "delay_ms": 900.0,
-                "held_back": 0,
+                "effect": "delay",
+                "amount": 900.0,
+                "affected": 0,
                 "until": {"boot_id": "simulated", "boottime_s": 1e9},
             }
         }

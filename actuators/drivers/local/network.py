@@ -1,4 +1,4 @@
-"""Delay of real bytes, in the fault proxy on every dependency edge."""
+"""Impairment of real bytes, in the fault proxy on every dependency edge."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ...clock import Instant
 from ...errors import InjectionFailed, RevertFailed
 from ...fault import Target
+from ...network import Impairment
 from .platform import Platform, ask
 
 
@@ -26,15 +27,16 @@ class LocalNetwork:
         routes: list[str] = self._platform.component(target)["routes_in"]
         return routes
 
-    def delay(self, route: str, delay_ms: float, injection_id: str, until: Instant) -> None:
-        """Tells the fault proxy to hold bytes back; it forgets by itself at the deadline."""
+    def impair(self, route: str, impairment: Impairment, injection_id: str, until: Instant) -> None:
+        """Tells the fault proxy what to do to a route; it forgets by itself at the deadline."""
         try:
             answer = self._ask(
                 {
-                    "verb": "delay",
+                    "verb": "impair",
                     "id": injection_id,
                     "route": route,
-                    "delay_ms": delay_ms,
+                    "effect": impairment.effect,
+                    "amount": impairment.amount,
                     "boot_id": until.boot_id,
                     "boottime_s": until.boottime_s,
                 }
@@ -48,10 +50,10 @@ class LocalNetwork:
         """Tells the fault proxy to forget the injection."""
         self._ask_if_there({"verb": "clear", "id": injection_id})
 
-    def held_back(self, injection_id: str) -> dict[str, int]:
-        """Asks the fault proxy how much it has held back under the injection, per route."""
+    def affected(self, injection_id: str) -> dict[str, int]:
+        """Asks the fault proxy how often the injection was felt, per route."""
         faults = self._ask_if_there({"verb": "list"}).get("faults", [])
-        return {fault["route"]: fault["held_back"] for fault in faults if fault["id"] == injection_id}
+        return {fault["route"]: fault["affected"] for fault in faults if fault["id"] == injection_id}
 
     def _ask_if_there(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Asks the proxy; none listening means no fault, one that does not answer means that nobody can tell."""
