@@ -107,6 +107,11 @@ class Lookout:
         value = self._newest().values.get(clause.series)
         return value is None or clause.excess(value) > 0
 
+    def is_blind(self) -> bool:
+        """Tells whether the newest measurement shows no promised series at all."""
+        newest = self._newest()
+        return not any(clause.series in newest.values for clause in self._hypothesis.clauses)
+
     def settled_since(self, from_s: float) -> float | None:
         """Returns since when, at or after a moment, every promise has been kept; None if one is broken now."""
         return settled_since(self._hypothesis, self.since(from_s), from_s, self.out_of_game())

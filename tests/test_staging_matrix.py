@@ -14,15 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from actuators.catalogue import kind_of
-from actuators.fault import Fault, Target
-from agent.build.local import LocalWorld
 from agent.findings.ground_truth import SWITCHES
-from agent.progress import Silent
-from agent.settings import load
 from envs.chaos import ChaosEnv
 from envs.scoring import Verdict
-from tests.embedded import INTENSITY, embedded_agent, embedded_config, recovered
+from tests.embedded import embedded_agent, embedded_config, recovered, started, telling_fault
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.staging
@@ -37,35 +32,16 @@ def table() -> Iterator[None]:
     print("\n" + "\n".join([HEAD, *ROWS]))
 
 
-def started(folder, *weak: str) -> tuple[LocalWorld, ChaosEnv]:
-    config = embedded_config(folder, *weak)
-    world = LocalWorld(
-        load(config),
-        config=config,
-        logs=folder / "logs",
-        observer=Silent(),
-        told=lambda parts: None,
-        interrupted=lambda: False,
-    )
-    try:
-        world.start(None).calibrate(24)
-        return world, ChaosEnv(world, budget_min=60.0)
-    except BaseException:
-        world.close()
-        raise
-
-
 @pytest.fixture(scope="module")
 def hardened(tmp_path_factory) -> Iterator[ChaosEnv]:
-    world, env = started(tmp_path_factory.mktemp("hardened"))
+    world, env = started(embedded_config(tmp_path_factory.mktemp("hardened")))
     yield env
     world.close()
 
 
 def revealed(env: ChaosEnv, switch: str, state: str):
     """Runs the experiment that should tell whether a switch is weak, and notes it in the table."""
-    sign = SWITCHES[switch][0]
-    fault = Fault(sign.kind, Target(sign.role), INTENSITY[sign.kind], kind_of(sign.kind).duration_s)
+    sign, fault = SWITCHES[switch][0], telling_fault(switch)
     began_s = time.monotonic()
     outcome = env.experiment(fault)
     back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"
@@ -85,7 +61,7 @@ def test_hardened(hardened, switch):
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_weak(tmp_path, switch):
-    world, env = started(tmp_path, switch)
+    world, env = started(embedded_config(tmp_path, switch))
     try:
         outcome, sign = revealed(env, switch, "weak")
         assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason

@@ -152,6 +152,7 @@ def test_telemetry_that_dies_ends_the_fault(settings, tmp_path, silence):
     assert outcome.stop.cause == "telemetry"
     assert "old" in outcome.stop.reason
     assert outcome.verdict is not Verdict.RESILIENT
+    assert outcome.repaired == outcome.quarantined == ()
     assert world.state.journal.open_injections() == []
     world.close()
 
