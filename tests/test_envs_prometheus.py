@@ -9,12 +9,16 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from actuators.clock import BootClock, ManualClock
+from actuators.errors import BackburnError
+from agent.build.telemetry import require_known
+from agent.settings import load
 from envs.telemetry.prometheus import Connection, Measurement, NoAnswer, Prometheus, Translation, measurements
 from envs.telemetry.promql import Exporters, Query
 from envs.telemetry.reading import Gauge, Quantile, Rate, Ratio
 from envs.telemetry.scrape import Exporter, Scraper
 from envs.telemetry.snapshot import Snapshot
 from envs.telemetry.targets import Announced, TargetsFile
+from tests.conftest import config_file
 from tests.prometheus import CannedServer, Growing, answer, element, real_prometheus
 from tests.waiting import wait_until
 
@@ -390,3 +394,48 @@ def test_a_file_that_cannot_be_written_stops_nobody(tmp_path):
     announced = Announced(Silent(), list, TargetsFile(tmp_path / "nowhere" / "targets.json", LABELS))
     assert announced.round() == Snapshot(1.0, {})
     announced.close()
+
+
+# ---- the start ------------------------------------------------------------------------------------------------------
+
+
+class Looking:
+    """A cluster whose clock moves on by every look."""
+
+    series = ("a/ready",)
+    period_s = 0.5
+
+    def __init__(self, *snapshots: Snapshot | None) -> None:
+        self.clock = ManualClock()
+        self.looks = 0
+        self._snapshots = iter(snapshots)
+
+    def next_snapshot(self, timeout_s: float) -> Snapshot | None:
+        self.clock.advance(timeout_s)
+        self.looks += 1
+        return next(self._snapshots, Snapshot(self.clock.boottime_s, {}))
+
+
+@pytest.fixture
+def with_prometheus(tmp_path):
+    telemetry = {"source": "prometheus", "prometheus": {"url": "http://127.0.0.1:1"}}
+    return load(config_file(tmp_path, "local.yaml", telemetry=telemetry))
+
+
+def test_a_start_waits_until_something_is_known(with_prometheus):
+    cluster = Looking(None, Snapshot(1.0, {}), Snapshot(1.5, {"a/ready": 1.0}))
+    require_known(cluster, with_prometheus, lambda: False)
+    assert cluster.looks == 3
+
+
+def test_a_start_on_a_prometheus_that_scrapes_something_else_is_given_up(with_prometheus):
+    with pytest.raises(
+        BackburnError, match="knows none of the 1 series of this cluster after 30 s; configs/prometheus"
+    ):
+        require_known(Looking(), with_prometheus, lambda: False)
+
+
+def test_a_start_that_is_interrupted_waits_no_more(with_prometheus):
+    cluster = Looking()
+    require_known(cluster, with_prometheus, lambda: cluster.looks == 2)
+    assert cluster.looks == 2
