@@ -141,7 +141,8 @@ class Translation:
     """Tells when, on the cluster's clock, something was measured on Prometheus' clock.
 
     If Prometheus' clock steps back it holds samples of the future, shows old ones as new, and takes no new ones until
-    it has caught up. A measurement is therefore never younger than it was when it, or a later one, was first seen.
+    it has caught up. So the age that Prometheus tells is believed of what is newer than anything seen so far; the rest
+    is placed by what has been seen.
     """
 
     def __init__(self) -> None:
@@ -157,10 +158,9 @@ class Translation:
         return translated
 
     def _one(self, measurement: Measurement, asked_s: float) -> float:
-        at_s = asked_s - max(0.0, measurement.told_s - measurement.at_s)
         if measurement.at_s > self._newest_at_s:
-            return at_s
-        return min(at_s, self._newest_seen_s - (self._newest_at_s - measurement.at_s))
+            return asked_s - max(0.0, measurement.told_s - measurement.at_s)
+        return self._newest_seen_s - (self._newest_at_s - measurement.at_s)
 
 
 def question(catalogue: Mapping[str, Query]) -> str:
