@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -130,24 +130,19 @@ class PrometheusSettings(_Section):
     timeout_s: Annotated[float, Field(gt=0)] = 1.0
     """How long an answer may take, seconds."""
 
-    over_s: Annotated[float, Field(gt=0)] = 1.0
+    over_s: Annotated[float, Field(ge=0.1)] = 1.0
     """The time over which counters are differentiated, seconds; at least twice the scrape interval."""
 
     max_age_s: Annotated[float, Field(gt=0)] = 2.0
     """Age at which a measurement becomes unknown, seconds; more than the scrape interval."""
 
-    @field_validator("url")
-    @classmethod
-    def _is_a_server(cls, url: str | None) -> str | None:
-        if url is not None and not _is_server(url):
-            raise ValueError("allowed is http[s]://host[:port][/path]")
-        return url
-
     @model_validator(mode="after")
-    def _keeps_no_secret(self) -> Self:
-        # Not with the field: its message would show the value.
+    def _names_a_server(self) -> Self:
+        # Not with the field: a message would show its value, password and all.
         if self.url is not None and "@" in self.url:
             raise ValueError("url holds a user or a password, and settings are kept with every run")
+        if self.url is not None and not _is_server(self.url):
+            raise ValueError(f"url is {self.url!r}; allowed is http[s]://host[:port][/path]")
         return self
 
     @property
@@ -258,7 +253,7 @@ def _is_server(url: str) -> bool:
         whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         return False
-    return bool(whole) and not (parts.query or parts.fragment or " " in url)
+    return bool(whole) and url.isprintable() and not (parts.query or parts.fragment or " " in url)
 
 
 def _layered(data: dict[str, Any]) -> type[Settings]:

@@ -92,13 +92,9 @@ class Exporters:
 
     def _samples(self, name: str, labels: Mapping[str, str]) -> str:
         # JSON and PromQL quote strings alike.
-        wanted = {**self.labels, **labels}
-        return (
-            name
-            + "{"
-            + ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in wanted.items())
-            + "}"
-        )
+        wanted = {**self.labels, **labels}.items()
+        matchers = ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in wanted)
+        return f"{name}{{{matchers}}}"
 
     @property
     def _up(self) -> str:
