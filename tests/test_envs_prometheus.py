@@ -339,6 +339,7 @@ STEPS_S = st.just(0.0) | st.floats(-3.0, 3.0) | st.floats(-5000.0, 5000.0)
 
 
 @given(st.lists(st.tuples(st.floats(0.3, 0.7), STEPS_S), min_size=3, max_size=30))
+@example([(0.5, 0.0), (0.5, -0.25), (0.375, -0.5)])
 @example([(0.5, 0.0)] * 5 + [(0.5, -1.7)] + [(0.5, 0.0)] * 10)
 @example([(0.5, 0.0)] * 5 + [(0.5, 3600.0)] + [(0.5, 0.0)] * 5 + [(0.5, -3600.0)] + [(0.5, 0.0)] * 5)
 def test_whatever_its_clock_does_nothing_old_is_taken_for_new(rounds):

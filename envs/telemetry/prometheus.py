@@ -8,6 +8,7 @@ the age of the value, whatever either clock says. Where no answer comes, or one 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from actuators.errors import BackburnError
 from .promql import Query
 from .snapshot import Snapshot
 
+_REMEMBERED = 64
 _VALUE_OF, _MEASURED_OF = "value_of", "measured_of"
 
 
@@ -146,21 +148,19 @@ class Translation:
     """
 
     def __init__(self) -> None:
-        self._newest_at_s = float("-inf")
-        self._newest_seen_s = float("-inf")
+        self._seen: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # Prometheus' time and ours, ascending
 
     def to_boot_time(self, answer: Mapping[str, Measurement], asked_s: float) -> dict[str, float]:
         """Returns the time of each measurement, given when the question was asked, both on the cluster's clock."""
         translated = {series: self._one(measurement, asked_s) for series, measurement in answer.items()}
         newest = max(answer, key=lambda series: answer[series].at_s, default=None)
-        if newest is not None and answer[newest].at_s > self._newest_at_s:
-            self._newest_at_s, self._newest_seen_s = answer[newest].at_s, translated[newest]
+        if newest is not None and (not self._seen or answer[newest].at_s > self._seen[-1][0]):
+            self._seen.append((answer[newest].at_s, translated[newest]))
         return translated
 
     def _one(self, measurement: Measurement, asked_s: float) -> float:
-        if measurement.at_s > self._newest_at_s:
-            return asked_s - max(0.0, measurement.told_s - measurement.at_s)
-        return self._newest_seen_s - (self._newest_at_s - measurement.at_s)
+        not_older = [seen_s - (at_s - measurement.at_s) for at_s, seen_s in self._seen if at_s >= measurement.at_s]
+        return min(not_older, default=asked_s - max(0.0, measurement.told_s - measurement.at_s))
 
 
 def question(catalogue: Mapping[str, Query]) -> str:
