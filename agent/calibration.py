@@ -15,20 +15,20 @@ _KEPT_S = 7 * 24 * 3600.0
 _MOST_STRETCHES = 50
 
 
-def remember(path: Path, calibration: Calibration, topology: Topology) -> None:
+def remember(path: Path, calibration: Calibration, topology: Topology, source: str) -> None:
     """Keeps the newest fault-free stretches."""
     stretches = calibration.stretches[-_MOST_STRETCHES:]
     draft = path.with_suffix(".draft.npz")
     np.savez(
         draft,
-        key=np.array(_key(calibration, topology)),
+        key=np.array(_key(calibration, topology, source)),
         windows=np.concatenate(stretches),
         lengths=np.array([len(stretch) for stretch in stretches]),
     )
     draft.replace(path)
 
 
-def recalled(path: Path, calibration: Calibration, topology: Topology) -> list[Array]:
+def recalled(path: Path, calibration: Calibration, topology: Topology, source: str) -> list[Array]:
     """Returns what an earlier run kept, if it was measured in the same way on a cluster of the same form, lately.
 
     Whether the cluster still behaves as it did is another question (`Calibration.resembles`).
@@ -37,7 +37,7 @@ def recalled(path: Path, calibration: Calibration, topology: Topology) -> list[A
         if time.time() - path.stat().st_mtime > _KEPT_S:
             return []
         with np.load(path, allow_pickle=False) as kept:
-            if str(kept["key"]) != _key(calibration, topology):
+            if str(kept["key"]) != _key(calibration, topology, source):
                 return []
             return np.split(kept["windows"], np.cumsum(kept["lengths"])[:-1])
     except (OSError, ValueError, KeyError):
@@ -45,7 +45,7 @@ def recalled(path: Path, calibration: Calibration, topology: Topology) -> list[A
         return []
 
 
-def _key(calibration: Calibration, topology: Topology) -> str:
+def _key(calibration: Calibration, topology: Topology, source: str) -> str:
     form = sorted((component.name, component.replicas) for component in topology.components)
     shape = calibration.shape
-    return json.dumps([list(calibration.series), shape.window_s, shape.reference, shape.samples, form])
+    return json.dumps([source, list(calibration.series), shape.window_s, shape.reference, shape.samples, form])

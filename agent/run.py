@@ -170,14 +170,14 @@ class Run:
     def _calibrate(self, experimenter: Experimenter) -> None:
         """Learns how the cluster wanders by itself; what an earlier run learnt counts if it still fits."""
         store = self._settings.cluster_state_dir / "calibration.npz"
-        calibration = experimenter.scorer.calibration
+        calibration, source = experimenter.scorer.calibration, self._settings.telemetry.source
         with self._timed("calibration_s"):
-            earlier = recalled(store, calibration, experimenter.cluster.topology())
+            earlier = recalled(store, calibration, experimenter.cluster.topology(), source)
             experimenter.calibrate(24 if earlier else self._settings.scoring.units)
             if earlier and calibration.resembles(earlier):
                 calibration.stretches.extend(earlier)
             experimenter.calibrate(self._settings.scoring.units)
-        remember(store, calibration, experimenter.cluster.topology())
+        remember(store, calibration, experimenter.cluster.topology(), source)
 
     def _conclude(self, state: str) -> None:
         """Writes down what was found, whatever ended the run."""

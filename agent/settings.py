@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -121,14 +122,62 @@ class ScoringSettings(_Section):
     """Level of a single verdict."""
 
 
+class PrometheusSettings(_Section):
+    """A Prometheus that scrapes the cluster, where measurements come from one."""
+
+    url: str | None = None
+    """Of the server, without `/api/v1`, and without a password: settings are kept with every run."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 1.0
+    """How long an answer may take, seconds."""
+
+    over_s: Annotated[float, Field(ge=0.1)] = 1.0
+    """The time over which counters are differentiated, seconds; at least twice the scrape interval."""
+
+    max_age_s: Annotated[float, Field(gt=0)] = 2.0
+    """Age at which a measurement becomes unknown, seconds; more than the scrape interval."""
+
+    @model_validator(mode="after")
+    def _names_a_server(self) -> Self:
+        # Not with the field: a message would show its value, password and all.
+        if self.url is not None and "@" in self.url:
+            raise ValueError("url holds a user or a password, and settings are kept with every run")
+        if self.url is not None and not _is_server(self.url):
+            raise ValueError(f"url is {self.url!r}; allowed is http[s]://host[:port][/path]")
+        return self
+
+    @property
+    def address(self) -> str:
+        """The URL of a server that is used.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if self.url is None:
+            raise BadInput("telemetry.prometheus.url is missing")
+        return self.url
+
+
 class TelemetrySettings(_Section):
-    """How often is looked, and how long is waited."""
+    """Where measurements come from, how often is looked, and how long is waited."""
+
+    source: Literal["scrape", "prometheus"] = "scrape"
+    """`scrape`: every exporter is asked directly. `prometheus`: a Prometheus that scrapes them is."""
+
+    prometheus: PrometheusSettings = PrometheusSettings()
+    """Which Prometheus, if `source` says so."""
 
     period_s: Annotated[float, Field(gt=0)] = 0.5
     """Time between two looks, seconds."""
 
     timeout_s: Annotated[float, Field(gt=0)] = 0.4
     """How long an exporter may take, seconds."""
+
+    @model_validator(mode="after")
+    def _names_the_server(self) -> Self:
+        if self.source == "prometheus" and self.prometheus.url is None:
+            raise ValueError("the source is prometheus; prometheus.url must say where it is")
+        return self
 
 
 class Settings(BaseSettings):
@@ -195,6 +244,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
         raise BadInput(f"{path}: {error}") from error
     _require_limits_outside_hypothesis(settings, path)
     _require_time_for_deadlines(settings, path)
+    _require_sound_telemetry(settings, path)
     return settings
 
 
@@ -208,6 +258,16 @@ def _require_time_for_deadlines(settings: Settings, path: Path) -> None:
                 f"{path}: {clause.series} has a deadline of {clause.within_s:g} s; to see it broken takes "
                 f"faults of {needed_s:g} s, and limits.max_duration_s allows {longest_s:g} s"
             )
+
+
+def _is_server(url: str) -> bool:
+    """Tells whether a URL names a server, and nothing but a server."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    return bool(whole) and url.isprintable() and not (parts.query or parts.fragment or " " in url)
 
 
 def _layered(data: dict[str, Any]) -> type[Settings]:
@@ -256,6 +316,21 @@ def _require_limits_outside_hypothesis(settings: Settings, path: Path) -> None:
             raise BadInput(
                 f"{path}: limits.service_levels.{series} ({limit} for {limit.for_s:g} s) lies inside of the hypothesis "
                 f"({clause} for {needed_s:g} s); it must be looser, or no weakness could ever be seen"
+            )
+
+
+def _require_sound_telemetry(settings: Settings, path: Path) -> None:
+    """Refuses a Prometheus where there is nothing to scrape, and one whose silence the limits would notice too late."""
+    if settings.telemetry.source != "prometheus":
+        return
+    if settings.cluster.kind == "simulated":
+        raise BadInput(f"{path}: telemetry.source is prometheus; a simulated cluster allows scrape only")
+    for name in ("timeout_s", "max_age_s"):
+        value = getattr(settings.telemetry.prometheus, name)
+        if value > settings.limits.stale_after_s:
+            raise BadInput(
+                f"{path}: telemetry.prometheus.{name} is {value:g}; "
+                f"it must not exceed limits.stale_after_s, {settings.limits.stale_after_s:g}"
             )
 
 

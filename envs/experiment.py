@@ -279,6 +279,8 @@ class Experimenter:
         """Gives what did not come back its declared repair; quarantines the target if that did not help."""
         if phases.recovered_s is not None or self.supervisor.obstacle() is not None:
             return (), ()
+        if self.lookout.is_blind():
+            return (), ()  # nobody knows that anything needs a repair; the next gate stays shut until somebody does
         repaired = []
         broken = [component_of(c.series) for c in self.hypothesis.clauses if self.lookout.is_broken(c)]
         for component in dict.fromkeys([fault.target.name, *broken]):

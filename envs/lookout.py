@@ -44,6 +44,7 @@ class Lookout:
         self._quarantined = quarantined
         self._polled = polled
         self._snapshots: deque[Snapshot] = deque(maxlen=_KEPT_SNAPSHOTS)
+        self._known_at_s = float("-inf")
         self.quiet_since_s: float | None = None
         self.fault_in_force = False
         self.waited_s = 0.0
@@ -60,6 +61,8 @@ class Lookout:
         self.waited_s += time.monotonic() - asked_s
         if snapshot is not None:
             self._snapshots.append(snapshot)
+            # A look that has shown nothing at all makes nothing younger.
+            self._known_at_s = snapshot.at_s if snapshot.values else self._known_at_s
         vitals = self.vitals()
         if self.fault_in_force or vitals.unsteady != ():
             self.quiet_since_s = None
@@ -83,7 +86,7 @@ class Lookout:
             identity=self._cluster.identity,
             components=components,
             service_levels={c.series: newest.values.get(c.series) for c in self._hypothesis.clauses},
-            age_s=self.now_s - newest.at_s,
+            age_s=self.now_s - self._known_at_s,
             unsteady=self._hypothesis.unsteady(list(self._snapshots), self.out_of_game()),
         )
 
@@ -103,6 +106,11 @@ class Lookout:
             return False
         value = self._newest().values.get(clause.series)
         return value is None or clause.excess(value) > 0
+
+    def is_blind(self) -> bool:
+        """Tells whether the newest measurement shows no promised series at all."""
+        newest = self._newest()
+        return not any(clause.series in newest.values for clause in self._hypothesis.clauses)
 
     def settled_since(self, from_s: float) -> float | None:
         """Returns since when, at or after a moment, every promise has been kept; None if one is broken now."""

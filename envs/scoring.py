@@ -243,6 +243,8 @@ class Scorer:
         unknown = self._unknown(record)
         if unknown is not None:
             return Verdict.INVALID, f"{unknown} was unknown for more than {_MOST_UNKNOWN:.0%} of the time"
+        if record.phases.recovered_s is None:
+            return Verdict.INVALID, "nobody saw that every promise was kept again"
         if math.isnan(p):
             return Verdict.INVALID, "no promised series could be compared with the fault-free past"
         return Verdict.RESILIENT, "every promise was kept"

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from agent.findings.ground_truth import SWITCHES
+from actuators.fault import Fault
+from agent.build.local import LocalWorld
+from agent.findings.ground_truth import SWITCHES, Sign
+from agent.progress import Silent
+from agent.settings import load
+from envs.chaos import ChaosEnv
+from envs.experiment import Observer
 from tests.conftest import config_file
 from tests.waiting import wait_until
 
@@ -39,6 +45,29 @@ def embedded_config(folder: Path, *weak: str, **sections: object) -> Path:
     """Writes settings of an embedded cluster on which only the named switches are weak."""
     switches = HARDENED | dict.fromkeys(weak, "weak")
     return config_file(folder, "local.yaml", cluster={"switches": switches}, scoring={"units": 24}, **sections)
+
+
+def started(config: Path, observer: Observer | None = None) -> tuple[LocalWorld, ChaosEnv]:
+    """Starts the embedded cluster that a settings file describes, and learns how it wanders by itself."""
+    world = LocalWorld(
+        load(config),
+        config=config,
+        logs=config.parent / "logs",
+        observer=observer or Silent(),
+        told=lambda parts: None,
+        interrupted=lambda: False,
+    )
+    try:
+        world.start(None).calibrate(24)
+        return world, ChaosEnv(world, budget_min=60.0)
+    except BaseException:
+        world.close()
+        raise
+
+
+def telling_fault(env: ChaosEnv, sign: Sign) -> Fault:
+    """Returns the fault that should show a sign of a weakness."""
+    return env.code.fault(sign.role, sign.kind, INTENSITY[sign.kind])
 
 
 @dataclass

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -136,6 +137,20 @@ def test_a_busy_port(tmp_path):
         refused(backburn("run", "--config", path), 2, str(port))
     assert nothing_happened(tmp_path)
     assert not (tmp_path / "state" / "local" / "platform.json").exists()
+
+
+def test_a_prometheus_without_an_address(tmp_path):
+    path = config_file(tmp_path, "local.yaml", telemetry={"source": "prometheus"})
+    refused(backburn("run", "--config", path), 2, str(path), "prometheus.url must say where it is")
+    assert nothing_happened(tmp_path)
+
+
+def test_a_prometheus_that_is_not_there(tmp_path):
+    telemetry = {"source": "prometheus", "prometheus": {"url": "http://127.0.0.1:1"}}
+    path = config_file(tmp_path, "local.yaml", telemetry=telemetry)
+    refused(backburn("run", "--config", path), 4, "Prometheus at http://127.0.0.1:1 does not answer")
+    assert not (tmp_path / "state" / "local" / "platform.json").exists()
+    assert not [process for process in psutil.process_iter(["cmdline"]) if str(path.parent) in str(process.info)]
 
 
 def test_a_report_of_what_is_no_run(tmp_path, config):

@@ -75,6 +75,46 @@ def test_bad_settings_are_one_line_that_says_what_where_and_what_is_allowed(tmp_
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("telemetry", "message"),
+    [
+        ({}, "'telemetry': the source is prometheus; prometheus.url must say where it is"),
+        ({"prometheus": {"url": "127.0.0.1:9090"}}, "url is '127.0.0.1:9090'; allowed is http[s]://host[:port][/path]"),
+        ({"prometheus": {"url": "ftp://host"}}, "'telemetry.prometheus': url is 'ftp://host'; allowed is"),
+        ({"prometheus": {"url": "http://:9090"}}, "url is 'http://:9090'"),
+        ({"prometheus": {"url": "http://host:99999"}}, "url is 'http://host:99999'"),
+        ({"prometheus": {"url": "http://host name"}}, "url is 'http://host name'"),
+        ({"prometheus": {"url": "http://host?query=up"}}, "url is 'http://host?query=up'"),
+        ({"prometheus": {"url": "http://me:secret@host:99999"}}, "url holds a user or a password"),
+        ({"prometheus": {"url": "http://me:secret@host"}}, "url holds a user or a password"),
+        ({"prometheus": {"url": "http://host", "timeout_s": 0}}, "'telemetry.prometheus.timeout_s'"),
+        ({"prometheus": {"url": "http://host", "timeout_s": 4.0}}, "timeout_s is 4; it must not exceed limits.stale"),
+        ({"prometheus": {"url": "http://host", "max_age_s": 30.0}}, "max_age_s is 30; it must not exceed limits.stale"),
+        ({"prometheus": {"ulr": "http://host"}}, "unknown key 'telemetry.prometheus.ulr'; did you mean 'url'?"),
+        ({"source": "promeheus"}, "'telemetry.source': Input should be 'scrape' or 'prometheus'"),
+    ],
+)
+def test_a_prometheus_that_cannot_be_used_is_refused_in_one_line(tmp_path, telemetry, message):
+    with pytest.raises(BadInput) as error:
+        load(config_file(tmp_path, "local.yaml", telemetry={"source": "prometheus"} | telemetry))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_simulated_cluster_has_no_prometheus(tmp_path):
+    telemetry = {"source": "prometheus", "prometheus": {"url": "http://host"}}
+    with pytest.raises(BadInput, match="a simulated cluster allows scrape only"):
+        load(config_file(tmp_path, telemetry=telemetry))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9090", "https://[::1]:9090/", "https://host.example/prometheus"])
+def test_a_prometheus_can_be_named_by_environment_alone(tmp_path, monkeypatch, url):
+    monkeypatch.setenv("BACKBURN_TELEMETRY__SOURCE", "prometheus")
+    monkeypatch.setenv("BACKBURN_TELEMETRY__PROMETHEUS__URL", url)
+    assert load(config_file(tmp_path, "local.yaml")).telemetry.prometheus.address == url
+
+
 @pytest.mark.parametrize("content", [b"", b"[1, 2]", b"a: [", b"\xff\xfe\x00", b"just text"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, content):
     path = tmp_path / "settings.yaml"

@@ -105,6 +105,12 @@ def test_unknown_for_long_is_invalid_and_never_resilient():
     assert "client/p50_ms was unknown" in score.reason
 
 
+def test_a_recovery_that_nobody_saw_is_invalid_and_never_resilient():
+    score = calibrated().score(recorded(nothing, recovered_s=None), TOPOLOGY)
+    assert score.evidence.verdict is Verdict.INVALID
+    assert "nobody saw" in score.reason
+
+
 def test_nan_and_infinity_never_count_as_kept():
     def odd(at_s, values):
         if at_s > 100.0:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from actuators.clock import BootClock, ManualClock
+from envs.telemetry.poller import Poller
 from envs.telemetry.reading import Change, Quantile, Rate, Ratio
 from envs.telemetry.reading import Gauge as GaugeReading
-from envs.telemetry.scrape import Exporter, Poller, Scraper, parsed
+from envs.telemetry.scrape import Exporter, Scraper, parsed
 
 
 class Process:

@@ -14,13 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.build.local import LocalWorld
 from agent.findings.ground_truth import SWITCHES, Sign
-from agent.progress import Silent
-from agent.settings import load
 from envs.chaos import ChaosEnv
 from envs.scoring import Verdict
-from tests.embedded import INTENSITY, embedded_agent, embedded_config, recovered
+from tests.embedded import embedded_agent, embedded_config, recovered, started, telling_fault
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.staging
@@ -35,34 +32,16 @@ def table() -> Iterator[None]:
     print("\n" + "\n".join([HEAD, *ROWS]))
 
 
-def started(folder, *weak: str) -> tuple[LocalWorld, ChaosEnv]:
-    config = embedded_config(folder, *weak)
-    world = LocalWorld(
-        load(config),
-        config=config,
-        logs=folder / "logs",
-        observer=Silent(),
-        told=lambda parts: None,
-        interrupted=lambda: False,
-    )
-    try:
-        world.start(None).calibrate(24)
-        return world, ChaosEnv(world, budget_min=60.0)
-    except BaseException:
-        world.close()
-        raise
-
-
 @pytest.fixture(scope="class")
 def hardened(tmp_path_factory) -> Iterator[ChaosEnv]:
-    world, env = started(tmp_path_factory.mktemp("hardened"))
+    world, env = started(embedded_config(tmp_path_factory.mktemp("hardened")))
     yield env
     world.close()
 
 
 def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
     """Runs the experiment that should tell whether a switch is weak, and notes it in the table."""
-    fault = env.code.fault(sign.role, sign.kind, INTENSITY[sign.kind])
+    fault = telling_fault(env, sign)
     began_s = time.monotonic()
     outcome = env.experiment(fault)
     if outcome.verdict is Verdict.INVALID and (outcome.aborted_by or "").startswith("lapsed"):
@@ -98,7 +77,7 @@ class TestHardened:
 
 @each_sign
 def test_weak(tmp_path, switch, sign):
-    world, env = started(tmp_path, switch)
+    world, env = started(embedded_config(tmp_path, switch))
     try:
         outcome = revealed(env, switch, sign, "weak")
         assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason

@@ -26,6 +26,7 @@ from ..settings import Settings
 from ..watchdog_process import WatchdogProcess
 from .parts import experimenter_on
 from .state import State, open_state
+from .telemetry import require_known, source_of
 
 if TYPE_CHECKING:
     from envs.experiment import Experimenter, Observer
@@ -142,6 +143,7 @@ class LocalWorld:
             require_free_lever(state)
             actuators, repairs = local_actuators(settings)
             require_clean(state, actuators)
+            source = source_of(settings, clock)
             keepalive_read, keepalive_write = os.pipe()
             guardian = WatchdogProcess(config, keepalive_write)
             starting.callback(guardian.close)
@@ -156,10 +158,9 @@ class LocalWorld:
                 raise BadInput(str(error)) from error
             except StagingError as error:
                 raise (Interrupted if interrupted() else BackburnError)(str(error)) from error
-            cluster = LocalCluster(
-                handle, clock, period_s=settings.telemetry.period_s, timeout_s=settings.telemetry.timeout_s
-            )
+            cluster = LocalCluster(handle, clock, source, period_s=settings.telemetry.period_s)
             starting.callback(cluster.close)
+            require_known(cluster, settings, interrupted)
             self._experimenter = experimenter_on(
                 cluster,
                 state,

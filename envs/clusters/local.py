@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from actuators.clock import Clock
 from safety.vitals import Identity
 
 from ..staging import handle as platform
 from ..staging.errors import StagingError
+from ..telemetry.poller import Poller, Source
 from ..telemetry.reading import Gauge, Quantile, Rate, Ratio, Reading
-from ..telemetry.scrape import Exporter, Poller, Scraper
+from ..telemetry.scrape import Exporter
 from ..telemetry.snapshot import Snapshot
 from .base import Component, Topology
 
@@ -19,6 +21,13 @@ _TRAINER = "trainer"
 _MODEL_SERVER = "model-server"
 _OBSERVERS = {"client": ("gateway",)}
 _FAILED = ({"outcome": "error"}, {"outcome": "timeout"})
+
+SourceOf: TypeAlias = Callable[[Callable[[], list[Exporter]], Mapping[str, tuple[str, Reading]]], Source]
+"""Makes the source of a cluster's snapshots.
+
+It is given what returns the exporters of the moment, for replicas come and go; and per series, whose exporters tell it
+and how their samples are read.
+"""
 
 
 def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
@@ -58,22 +67,22 @@ class LocalCluster:
 
     Args:
         handle: path of the platform's handle; the platform must be ready.
-        clock: stamps what is measured.
+        clock: the cluster's.
+        source: makes the source of what is measured.
         period_s: time between two looks, seconds.
-        timeout_s: how long an exporter may take, seconds.
 
     Raises:
         StagingError: there is no platform behind the handle.
     """
 
-    def __init__(self, handle: Path, clock: Clock, *, period_s: float, timeout_s: float) -> None:
+    def __init__(self, handle: Path, clock: Clock, source: SourceOf, *, period_s: float) -> None:
         self.clock = clock
         self.period_s = period_s
         self._handle = handle
         self._topology = _topology_of(platform.read(handle))
         readings = _readings([component.name for component in self._topology.components])
         self.series: Sequence[str] = tuple(readings)
-        self._poller = Poller(Scraper(self._exporters, readings, clock, timeout_s=timeout_s), period_s)
+        self._poller = Poller(source(self._exporters, readings), period_s)
         self._newest_at_s = float("-inf")
         self._poller.start()
 

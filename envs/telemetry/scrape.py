@@ -6,8 +6,6 @@ snapshot. What stays silent is unknown.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -120,49 +118,6 @@ class Scraper:
     def _change(self, exporter: Exporter, look: Look) -> Change:
         first = self._looks[exporter][0]
         return Change(first.samples, look.samples, look.at_s - first.at_s)
-
-
-class Poller:
-    """Keeps asking in a thread of its own, at a steady rhythm, and hands every snapshot out once.
-
-    Args:
-        scraper: who asks.
-        period_s: time between rounds, seconds.
-    """
-
-    def __init__(self, scraper: Scraper, period_s: float) -> None:
-        self._scraper = scraper
-        self._period_s = period_s
-        self._news = threading.Condition()
-        self._newest: Snapshot | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="poller", daemon=True)
-
-    def start(self) -> None:
-        """Begins to ask."""
-        self._thread.start()
-
-    def after(self, at_s: float, timeout_s: float) -> Snapshot | None:
-        """Returns a snapshot newer than `at_s`, waiting for it; None when none came in time."""
-        with self._news:
-            self._news.wait_for(lambda: self._newest is not None and self._newest.at_s > at_s, timeout_s)
-            return self._newest if self._newest is not None and self._newest.at_s > at_s else None
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5.0)
-        self._scraper.close()
-
-    def _poll(self) -> None:
-        due = time.monotonic()
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            due = max(due + self._period_s, time.monotonic())
-            snapshot = self._scraper.round()
-            with self._news:
-                self._newest = snapshot
-                self._news.notify_all()
 
 
 def parsed(text: str) -> Samples:

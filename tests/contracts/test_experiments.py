@@ -14,6 +14,7 @@ from envs.clusters.simulated import Hidden
 from envs.experiment import Interrupted, NotSteady
 from envs.hypothesis import Mechanism
 from envs.scoring import Verdict
+from envs.telemetry.snapshot import Snapshot
 from tests.contracts.test_actuators import TARGET
 from tests.simulation import simulation
 
@@ -223,8 +224,10 @@ def test_an_experiment_that_is_cut_short_without_a_broken_promise_is_not_resilie
     world.close()
 
 
-def test_telemetry_that_dies_ends_the_fault(settings, tmp_path):
-    world = simulation(settings, tmp_path)
+@pytest.mark.parametrize("silence", ["no look", "looks that show nothing"])
+def test_telemetry_that_dies_ends_the_fault(settings, tmp_path, silence):
+    """Whether or not a service limit is there to notice what is unknown: what was known last only grows older."""
+    world = simulation(settings, tmp_path, service_levels={})
     cluster = world.experimenter.cluster
     look = cluster.next_snapshot
     injected = []
@@ -232,12 +235,15 @@ def test_telemetry_that_dies_ends_the_fault(settings, tmp_path):
     def blind(timeout_s):
         snapshot = look(timeout_s)
         injected.extend(world.state.journal.open_injections())
-        return None if injected else snapshot
+        nothing = Snapshot(snapshot.at_s, {}) if silence == "looks that show nothing" else None
+        return nothing if injected else snapshot
 
     cluster.next_snapshot = blind
     outcome = world.experimenter.run(fault("pod.pause", "model-server"))
     assert outcome.stop.cause == "telemetry"
+    assert "old" in outcome.stop.reason
     assert outcome.verdict is not Verdict.RESILIENT
+    assert outcome.repaired == outcome.quarantined == ()
     assert world.state.journal.open_injections() == []
     world.close()
 

@@ -47,6 +47,16 @@ def test_the_watchdog_starts_without_torch_and_without_ray():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
+def test_the_prometheus_library_is_loaded_only_where_it_is_used():
+    script = (
+        "import sys; from actuators.clock import BootClock; from agent.settings import PACKAGED, load; "
+        "import agent.cli, agent.run, envs.clusters.local; from agent.build.telemetry import source_of; "
+        "source_of(load(PACKAGED / 'local.yaml'), BootClock()); "
+        "assert not {'prometheus_api_client', 'requests'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
 def test_neither_policy_nor_scorer_can_see_switches_or_truth():
     """The ground truth is read by the run, after the fact, and by nobody who decides."""
     deciding = [

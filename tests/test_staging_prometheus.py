@@ -1,0 +1,160 @@
+"""The embedded cluster as a real Prometheus shows it: the same experiments, judged alike, and blindness is no health.
+
+    make test-staging ARGS=tests/test_staging_prometheus.py
+
+While a Prometheus tells the agent what is going on, the exporters are asked directly too, on the side. Both lots of
+measurements of the one experiment are scored, each against its own calibration. Prints a table of both.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from actuators.clock import BootClock
+from agent.build.local import handle_path
+from agent.build.telemetry import source_of
+from agent.findings.ground_truth import SWITCHES
+from agent.progress import Silent
+from agent.settings import load
+from envs.clusters.local import LocalCluster
+from envs.hypothesis import Phases
+from envs.lookout import Lookout
+from envs.outcome import Outcome
+from envs.scoring import Record, Score, Scorer, Verdict
+from envs.windows import Calibration, window_medians
+from tests.embedded import embedded_config, started, telling_fault
+from tests.prometheus import RealPrometheus, real_prometheus
+
+pytestmark = pytest.mark.staging
+
+ROWS: list[str] = []
+HEAD = f"{'switch':<26}{'source':<12}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'worst':>10}{'CPU':>8}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table() -> Iterator[None]:
+    yield
+    print("\n" + "\n".join([HEAD, *ROWS]))
+
+
+@contextmanager
+def scraped(folder: Path, *weak: str) -> Iterator[tuple[RealPrometheus, Path]]:
+    """Runs a Prometheus for an embedded cluster that is still to come; yields it and the cluster's settings."""
+    (folder / "state" / "local").mkdir(parents=True)
+    with real_prometheus(folder / "server", folder / "state" / "local" / "prometheus-targets.json") as server:
+        telemetry = {"source": "prometheus", "prometheus": {"url": server.url}}
+        yield server, embedded_config(folder, *weak, telemetry=telemetry)
+
+
+class Bystander:
+    """Looks at the same cluster by direct scraping, and judges for itself."""
+
+    def __init__(self, config: Path) -> None:
+        self.settings = load(config, {"telemetry.source": "scrape"})
+        clock = BootClock()
+        handle = handle_path(self.settings).resolve()
+        source = source_of(self.settings, clock)
+        self._cluster = LocalCluster(handle, clock, source, period_s=self.settings.telemetry.period_s)
+        self._lookout = Lookout(self._cluster, self.settings.hypothesis, frozenset, lambda now_s: None)
+        calibration = Calibration(self._cluster.series, self.settings.shape)
+        self._scorer = Scorer(calibration, self.settings.hypothesis, self.settings.scoring.alpha)
+        self._began_s = self._lookout.now_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self._lookout.poll()
+
+    def learn(self) -> None:
+        """Takes all the time so far for fault-free."""
+        self._learnt_s = self._lookout.now_s
+
+    def score(self, outcome: Outcome) -> Score:
+        """Returns what it makes of an experiment that somebody else has run, and looks no more."""
+        self._stop.set()
+        self._thread.join()
+        quiet = [snapshot for snapshot in self._lookout.since(self._began_s) if snapshot.at_s <= self._learnt_s]
+        windows = window_medians(quiet, self._cluster.series, self._began_s, self.settings.shape)
+        self._scorer.calibration.add(windows)
+        phases = outcome.phases
+        recovered_s = self._lookout.settled_since(phases.injected_s)
+        phases = Phases(phases.injected_s, phases.cleared_s, recovered_s, phases.ended_s)
+        snapshots = self._lookout.since(phases.injected_s - self.settings.shape.quiet_s)
+        snapshots = [snapshot for snapshot in snapshots if snapshot.at_s <= phases.ended_s]
+        return self._scorer.score(Record(outcome.fault, True, snapshots, phases), self._cluster.topology())
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._cluster.close()
+
+
+def note(switch: str, source: str, score: Score, cost: str) -> None:
+    first = score.broken[0] if score.broken else None
+    back = "never" if score.recovery_s is None else f"{score.recovery_s:.1f} s"
+    ROWS.append(
+        f"{switch:<26}{source:<12}{score.evidence.verdict:<14}{first.mechanism if first else '-':<16}"
+        f"{score.evidence.p:>7.3f}{back:>12}{f'{first.worst:.3g}' if first else '-':>10}{cost:>8}"
+    )
+    print(ROWS[-1], "|", score.reason)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_both_sources_judge_the_same_experiment_alike(tmp_path, switch):
+    with scraped(tmp_path, switch) as (server, config):
+        bystander: list[Bystander] = []
+
+        class Beside(Silent):
+            def entered(self, phase, fault, ends_at_s):
+                if not bystander:
+                    bystander.append(Bystander(config))
+
+        world, env = started(config, Beside())
+        try:
+            bystander[0].learn()
+            cpu_s, began_s = server.cpu_s(), time.monotonic()
+            outcome = env.experiment(telling_fault(env, SWITCHES[switch][0]))
+            cpu_share = (server.cpu_s() - cpu_s) / (time.monotonic() - began_s)
+            direct = bystander[0].score(outcome)
+        finally:
+            if bystander:
+                bystander[0].close()
+            world.close()
+        note(switch, "prometheus", outcome.score, f"{cpu_share:.1%}")
+        note(switch, "scrape", direct, "")
+        assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
+        assert outcome.mechanism in SWITCHES[switch][0].mechanisms
+        assert direct.evidence.verdict is outcome.verdict, direct.reason
+        assert direct.broken[0].mechanism is outcome.mechanism
+
+
+def test_a_prometheus_that_dies_in_the_middle_of_a_fault_ends_it(tmp_path):
+    """On a hardened cluster every promise was kept for as long as anybody could see; that is not resilience."""
+    with scraped(tmp_path) as (server, config):
+        killed_s: list[float] = []
+
+        class Killing(Silent):
+            def entered(self, phase, fault, ends_at_s):
+                if phase == "in force":
+                    killed_s.append(BootClock().now().boottime_s + 2.0)
+                    threading.Timer(2.0, server.kill).start()
+
+        world, env = started(config, Killing())
+        try:
+            outcome = env.experiment(telling_fault(env, SWITCHES["serving.feature_timeout"][0]))
+        finally:
+            world.close()
+        print(f"{outcome.stop} {outcome.phases.cleared_s - killed_s[0]:.1f} s after the death of Prometheus")
+        assert outcome.stop.cause == "telemetry"
+        assert outcome.stop.clean
+        assert outcome.verdict is Verdict.INVALID, outcome.score.reason
+        assert outcome.aborted_by is not None
+        assert outcome.repaired == outcome.quarantined == ()
