@@ -217,7 +217,13 @@ class Run:
 def _topology(env: ChaosEnv) -> dict[str, Any]:
     return {
         "components": [
-            {"name": c.name, "role": c.role, "replicas": c.replicas, "depends_on": list(c.depends_on)}
+            {
+                "name": c.name,
+                "role": c.role,
+                "replicas": c.replicas,
+                "depends_on": list(c.depends_on),
+                "capabilities": sorted(c.capabilities),
+            }
             for c in env.topology.components
         ],
         "observers": {name: list(needs) for name, needs in env.topology.observers.items()},

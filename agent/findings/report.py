@@ -23,8 +23,10 @@ _SYMBOL = {
     "inconclusive": "? unclear",
     "invalid": "- invalid",
     "tool_error": "! tool error",
+    "untested": "untested",
+    "absent": "·",
 }
-_WORST_FIRST = ("weakness", "tool_error", "inconclusive", "resilient", "invalid")
+_WORST_FIRST = ("weakness", "tool_error", "inconclusive", "resilient", "invalid", "untested", "absent")
 _SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 
 
@@ -114,8 +116,8 @@ def _view(data: Mapping[str, Any]) -> dict[str, Any]:
         "held": [outcome for outcome in outcomes if outcome["fault"] and outcome["verdict"] == "resilient"],
         "shams": [outcome for outcome in outcomes if outcome["fault"] is None],
         "refused": [outcome for outcome in data["outcomes"] if outcome["refusal"] is not None],
-        "coverage": _coverage(outcomes, names),
-        "kinds": list(CATALOGUE),
+        "coverage": _coverage(outcomes, topology["components"]),
+        "components": names,
         "symbol": _SYMBOL,
         "p_floor": min((outcome["evidence"]["p_floor"] for outcome in outcomes), default=None),
     }
@@ -163,13 +165,21 @@ def _unconfirmed(
     return list(last.values())
 
 
-def _coverage(outcomes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Returns the worst verdict of every component and fault kind; empty where nothing was tried."""
-    grid: dict[str, dict[str, str]] = {name: {} for name in names}
+def _coverage(
+    outcomes: Sequence[Mapping[str, Any]], components: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Returns the worst verdict of every fault kind and component.
+
+    `untested` is what could have been tried and was not; `absent` is what a component offers nothing for.
+    """
+    grid = {
+        name: {c["name"]: "untested" if kind.capability in c["capabilities"] else "absent" for c in components}
+        for name, kind in CATALOGUE.items()
+    }
     for outcome in outcomes:
         if outcome["fault"] is not None:
-            row, kind = grid.setdefault(outcome["fault"]["target"]["name"], {}), outcome["fault"]["kind"]
-            row[kind] = min(row.get(kind, "invalid"), outcome["verdict"], key=_WORST_FIRST.index)
+            row, name = grid.setdefault(outcome["fault"]["kind"], {}), outcome["fault"]["target"]["name"]
+            row[name] = min(row.get(name, "untested"), outcome["verdict"], key=_WORST_FIRST.index)
     return grid
 
 

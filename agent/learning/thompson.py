@@ -46,15 +46,17 @@ class ThompsonPolicy:
         tries = np.stack([observed(observation, name) for name in ("weakness", "resilient")], -1).reshape(-1, 2) * 8.0
         decided = tries.sum(1)
         seen = np.flatnonzero(decided > 0)
-        precision = np.diag(prior_sd**-2)
-        pull = np.zeros(features.shape[1])
+        weights = prior_sd * self._random.standard_normal(len(prior_sd))
         if len(seen):
-            rows, weights = features[seen], decided[seen] / _NOISE_SD**2
-            precision = precision + rows.T @ (rows * weights[:, None])
-            pull = rows.T @ (weights * (tries[seen, 0] / decided[seen] - _PRIOR_MEAN))
-        covariance = np.linalg.inv(precision)
-        weights_drawn = self._random.multivariate_normal(covariance @ pull, covariance, method="cholesky")
-        drawn = _PRIOR_MEAN + features @ weights_drawn
+            # A draw from the prior, corrected by what was seen, is a draw from the posterior (Matheron's rule; Wilson
+            # et al., "Efficiently sampling functions from Gaussian process posteriors", ICML 2020). It takes a system
+            # as large as the number of arms tried, and not as large as the number of weights.
+            rows, noise_sd = features[seen], _NOISE_SD / np.sqrt(decided[seen])
+            surprise = tries[seen, 0] / decided[seen] - _PRIOR_MEAN - rows @ weights
+            surprise -= noise_sd * self._random.standard_normal(len(seen))
+            gram = (rows * prior_sd**2) @ rows.T + np.diag(noise_sd**2)
+            weights = weights + prior_sd**2 * (rows.T @ np.linalg.solve(gram, surprise))
+        drawn = _PRIOR_MEAN + features @ weights
         odds: npt.NDArray[np.float64] = np.clip(drawn, 0.01, 0.99).reshape(observation["arms"].shape[:3])
         return _no_milder_than_resilient(odds, observation)
 
