@@ -6,13 +6,10 @@ right one, and a limit that would stop an experiment before its hypothesis is br
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -30,9 +27,11 @@ from envs.experiment import Patience
 from envs.hypothesis import Hypothesis
 from envs.staging.errors import BadInput as PlatformBadInput
 from envs.staging.settings import StagingSettings
-from envs.telemetry.snapshot import component_of
 from envs.windows import Shape
 from safety.limits import Limits
+
+from .complaint import one_line
+from .consistency import require_consistent
 
 PACKAGED = Path(__file__).resolve().parent.parent / "configs"
 """The settings files that come with Backburn."""
@@ -120,6 +119,16 @@ class ScoringSettings(_Section):
 
     alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.05
     """Level of a single verdict."""
+
+
+def _is_server(url: str) -> bool:
+    """Tells whether a URL names a server, and nothing but a server."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    return bool(whole) and url.isprintable() and not (parts.query or parts.fragment or " " in url)
 
 
 class PrometheusSettings(_Section):
@@ -239,35 +248,11 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     try:
         settings = _layered(data)(**_nested(overrides or {}))
     except ValidationError as error:
-        raise BadInput(f"{path}: {_one_line(error)}") from error
+        raise BadInput(f"{path}: {one_line(error, Settings)}") from error
     except (BadInput, SettingsError) as error:
         raise BadInput(f"{path}: {error}") from error
-    _require_limits_outside_hypothesis(settings, path)
-    _require_time_for_deadlines(settings, path)
-    _require_sound_telemetry(settings, path)
+    require_consistent(settings, path)
     return settings
-
-
-def _require_time_for_deadlines(settings: Settings, path: Path) -> None:
-    """Refuses a deadline that no permitted fault would last to see broken."""
-    longest_s = settings.limits.max_duration_s
-    for clause in settings.hypothesis.clauses:
-        needed_s = settings.hypothesis.telling_s(component_of(clause.series))
-        if clause.within_s is not None and needed_s > longest_s:
-            raise BadInput(
-                f"{path}: {clause.series} has a deadline of {clause.within_s:g} s; to see it broken takes "
-                f"faults of {needed_s:g} s, and limits.max_duration_s allows {longest_s:g} s"
-            )
-
-
-def _is_server(url: str) -> bool:
-    """Tells whether a URL names a server, and nothing but a server."""
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        return False
-    return bool(whole) and url.isprintable() and not (parts.query or parts.fragment or " " in url)
 
 
 def _layered(data: dict[str, Any]) -> type[Settings]:
@@ -299,72 +284,3 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
                 place = place.setdefault(section, {})
             place[key] = value
     return nested
-
-
-def _require_limits_outside_hypothesis(settings: Settings, path: Path) -> None:
-    """Refuses limits that would end an experiment before it can show anything."""
-    clauses = {clause.series: clause for clause in settings.hypothesis.clauses if clause.must == "hold"}
-    needed_s = settings.hypothesis.samples * settings.telemetry.period_s
-    for series, limit in settings.limits.service_levels.items():
-        clause = clauses.get(series)
-        if clause is None:
-            raise BadInput(f"{path}: limits.service_levels names {series}, on which no clause says `hold`")
-        inside = (limit.at_most is not None and clause.at_most is not None and limit.at_most <= clause.at_most) or (
-            limit.at_least is not None and clause.at_least is not None and limit.at_least >= clause.at_least
-        )
-        if inside or limit.for_s < needed_s:
-            raise BadInput(
-                f"{path}: limits.service_levels.{series} ({limit} for {limit.for_s:g} s) lies inside of the hypothesis "
-                f"({clause} for {needed_s:g} s); it must be looser, or no weakness could ever be seen"
-            )
-
-
-def _require_sound_telemetry(settings: Settings, path: Path) -> None:
-    """Refuses a Prometheus where there is nothing to scrape, and one whose silence the limits would notice too late."""
-    if settings.telemetry.source != "prometheus":
-        return
-    if settings.cluster.kind == "simulated":
-        raise BadInput(f"{path}: telemetry.source is prometheus; a simulated cluster allows scrape only")
-    for name in ("timeout_s", "max_age_s"):
-        value = getattr(settings.telemetry.prometheus, name)
-        if value > settings.limits.stale_after_s:
-            raise BadInput(
-                f"{path}: telemetry.prometheus.{name} is {value:g}; "
-                f"it must not exceed limits.stale_after_s, {settings.limits.stale_after_s:g}"
-            )
-
-
-def _one_line(error: ValidationError) -> str:
-    """Says the first problem in one line: where, what, and what would be allowed."""
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if isinstance(part, str | int)]
-    where = ".".join(map(str, location))
-    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        allowed = _keys_at(location[:-1])
-        nearest = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"allowed are {', '.join(allowed)}"
-        return f"unknown key {where!r}; {hint}"
-    if first["type"] == "missing":
-        return f"{where!r} is missing"
-    message = re.sub(r"^Value error, ", "", first["msg"])
-    got = first.get("input")
-    shown = f", got {got!r}" if isinstance(got, str | int | float | bool) or got is None else ""
-    return f"{where!r}: {message}{shown}"
-
-
-def _keys_at(location: list[str | int]) -> list[str]:
-    """Returns the keys that are allowed at a place of the settings."""
-    kind: object = Settings
-    for part in location:
-        # Inside of a sequence or a mapping there is one type for all: its last argument.
-        kind = _fields(kind).get(str(part)) or get_args(kind)[-1]
-        while get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-    return sorted(_fields(kind))
-
-
-def _fields(kind: object) -> dict[str, object]:
-    """Returns the fields of a model or dataclass with their types, nothing for any other type."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
-    return dict(get_type_hints(kind)) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else {}
