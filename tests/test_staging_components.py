@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from envs.staging.calibration_error import CalibrationError
 from envs.staging.client import Client, ClientSettings
 from envs.staging.errors import BadInput
 from envs.staging.exporter import latency_buckets
@@ -65,7 +66,7 @@ def upstream(status: int = 200) -> web.Application:
 
     async def predict(request: web.Request) -> web.Response:
         entity = (await request.json())["entity"]
-        return web.json_response({"label": int(WORLD.labels[entity])}, status=status)
+        return web.json_response({"label": int(WORLD.labels[entity]), "score": 0.9}, status=status)
 
     app = web.Application()
     app.add_routes([web.post("/predict", predict)])
@@ -133,6 +134,33 @@ def test_the_client_counts_right_answers() -> None:
     samples = asyncio.run(scenario())
     assert samples["client_correct_total"] == samples["client_requests_total/ok"] >= 30
     assert samples["client_requests_total/error"] == samples["client_requests_total/timeout"] == 0
+
+
+def test_an_answer_that_makes_no_sense_is_an_error() -> None:
+    async def predict(_: web.Request) -> web.Response:
+        return web.json_response({"label": 1})
+
+    async def scenario() -> dict[str, float]:
+        app = web.Application()
+        app.add_routes([web.post("/predict", predict)])
+        async with serving(app) as url:
+            return await watched(client_of(url), ended=10)
+
+    samples = asyncio.run(scenario())
+    assert samples["client_requests_total/error"] >= 10
+    assert samples["client_correct_total"] == 0
+
+
+def test_a_model_that_knows_what_it_knows_has_a_small_calibration_error() -> None:
+    """Ten answers in a hundred are wrong and every score is 0.9; then all are wrong and the scores stay."""
+    error = CalibrationError(answers=100)
+    assert np.isnan(error.value()), "too little to tell"
+    for n in range(100):
+        error.saw(0.9, right=n % 10 != 0)
+    assert error.value() == pytest.approx(0.0, abs=1e-9)
+    for _ in range(100):
+        error.saw(0.9, right=False)
+    assert error.value() == pytest.approx(0.9)
 
 
 def test_the_client_tells_errors_from_timeouts_and_counts_both_as_ended() -> None:

@@ -40,6 +40,8 @@ def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
             "client",
             Ratio("client_correct_total", "client_requests_total", whole_labels={"outcome": "ok"}),
         ),
+        "client/calibration_error": ("client", Gauge("client_calibration_error")),
+        "client/requests_per_s": ("client", Rate("client_requests_total", {"outcome": "ok"})),
         "client/in_flight": ("client", Gauge("client_in_flight")),
         "gateway/request_ms": ("gateway", Quantile("gateway_upstream_seconds", 0.5, scale=1000.0)),
         "feature-store/request_ms": ("feature-store", Quantile("feature_request_seconds", 0.5, scale=1000.0)),

@@ -15,6 +15,7 @@ import numpy as np
 from aiohttp import web
 from prometheus_client import Counter, Gauge, Histogram
 
+from .calibration_error import CalibrationError
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
 from .world import ENTITIES, World, make_world
@@ -57,6 +58,9 @@ class Client:
         self._seconds = Histogram(
             "client_latency_seconds", "Time to the end of a request.", buckets=latency_buckets(), registry=metrics
         )
+        self._calibration = CalibrationError()
+        calibration_error = Gauge("client_calibration_error", "Of the newest answers.", registry=metrics)
+        calibration_error.set_function(self._calibration.value)
         Gauge("client_in_flight", "Requests not ended.", registry=metrics).set_function(lambda: len(self._in_flight))
         for outcome in _OUTCOMES:
             self._requests.labels(outcome)
@@ -98,12 +102,14 @@ class Client:
                 if answer.status != 200:
                     return "error"
                 prediction = await answer.json()
+            label, score = int(prediction["label"]), float(prediction["score"])
         except TimeoutError:
             return "timeout"
-        except (aiohttp.ClientError, ValueError):
+        except (aiohttp.ClientError, ValueError, KeyError, TypeError):
             return "error"
-        if prediction["label"] == self._labels[entity]:
-            self._correct.inc()
+        right = bool(label == self._labels[entity])
+        self._correct.inc(right)
+        self._calibration.saw(score, right=right)
         return "ok"
 
 

@@ -62,6 +62,8 @@ _METRICS = (
     Metric("p50_ms", "sli", "ms", "up", 50.0, 1.0),
     Metric("p90_ms", "sli", "ms", "up", 100.0, 2.0),
     Metric("accuracy", "model", "share of answers", "down", 0.10, 0.01),
+    Metric("calibration_error", "model", "ECE of answers", "up", 0.10, 0.02),
+    Metric("requests_per_s", "sli", "answers/s", "down", 10.0, 2.0),
     Metric("steps_per_s", "sli", "steps/s", "down", 5.0, 0.5),
     Metric("step", "platform", "steps", "down", 100.0, 5.0, progress=True),
     Metric("checkpoint_age_s", "platform", "s", "up", 10.0, 0.5),
