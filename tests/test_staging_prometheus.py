@@ -8,10 +8,13 @@ measurements of the one experiment are scored, each against its own calibration.
 
 from __future__ import annotations
 
+import math
+import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,10 +26,11 @@ from agent.findings.ground_truth import SWITCHES
 from agent.progress import Silent
 from agent.settings import load
 from envs.clusters.local import LocalCluster
-from envs.hypothesis import Phases
+from envs.hypothesis import settled_since
 from envs.lookout import Lookout
 from envs.outcome import Outcome
 from envs.scoring import Record, Score, Scorer, Verdict
+from envs.telemetry.snapshot import metric_of
 from envs.windows import Calibration, window_medians
 from tests.embedded import embedded_config, started, telling_fault
 from tests.prometheus import RealPrometheus, real_prometheus
@@ -64,7 +68,7 @@ class Bystander:
         self._lookout = Lookout(self._cluster, self.settings.hypothesis, frozenset, lambda now_s: None)
         calibration = Calibration(self._cluster.series, self.settings.shape)
         self._scorer = Scorer(calibration, self.settings.hypothesis, self.settings.scoring.alpha)
-        self._began_s = self._lookout.now_s
+        self._quiet_s = (math.inf, -math.inf)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -73,23 +77,33 @@ class Bystander:
         while not self._stop.is_set():
             self._lookout.poll()
 
-    def learn(self) -> None:
-        """Takes all the time so far for fault-free."""
-        self._learnt_s = self._lookout.now_s
+    def quiet_begins(self) -> None:
+        """Is told that the gate has just opened: for as long as a reference takes, all was well."""
+        self._quiet_s = (self._lookout.now_s - self.settings.shape.quiet_s, math.inf)
+
+    def quiet_ends(self) -> None:
+        """Is told that there is as much fault-free time as it takes."""
+        self._quiet_s = (self._quiet_s[0], self._lookout.now_s)
 
     def score(self, outcome: Outcome) -> Score:
         """Returns what it makes of an experiment that somebody else has run, and looks no more."""
         self._stop.set()
         self._thread.join()
-        quiet = [snapshot for snapshot in self._lookout.since(self._began_s) if snapshot.at_s <= self._learnt_s]
-        windows = window_medians(quiet, self._cluster.series, self._began_s, self.settings.shape)
+        began_s, ended_s = self._quiet_s
+        quiet = [snapshot for snapshot in self._lookout.since(began_s) if snapshot.at_s <= ended_s]
+        windows = window_medians(quiet, self._cluster.series, began_s, self.settings.shape)
         self._scorer.calibration.add(windows)
-        phases = outcome.phases
-        recovered_s = self._lookout.settled_since(phases.injected_s)
-        phases = Phases(phases.injected_s, phases.cleared_s, recovered_s, phases.ended_s)
+        phases, hypothesis = outcome.phases, self.settings.hypothesis
         snapshots = self._lookout.since(phases.injected_s - self.settings.shape.quiet_s)
         snapshots = [snapshot for snapshot in snapshots if snapshot.at_s <= phases.ended_s]
+        phases = replace(phases, recovered_s=settled_since(hypothesis, snapshots, phases.injected_s))
         return self._scorer.score(Record(outcome.fault, True, snapshots, phases), self._cluster.topology())
+
+    def trace(self, outcome: Outcome) -> Mapping[str, list[tuple[float, float]]]:
+        """Returns the promised series around an experiment that somebody else has run."""
+        injected_s = outcome.phases.injected_s
+        snapshots = self._lookout.since(injected_s - self.settings.shape.quiet_s)
+        return self._lookout.trace(snapshots, injected_s)
 
     def close(self) -> None:
         self._stop.set()
@@ -107,6 +121,14 @@ def note(switch: str, source: str, score: Score, cost: str) -> None:
     print(ROWS[-1], "|", score.reason)
 
 
+def quiet_median(points: Sequence[tuple[float, float]]) -> float:
+    return statistics.median(value for at_s, value in points if at_s < 0.0)
+
+
+def mechanisms(score: Score) -> set[str]:
+    return {broken.mechanism for broken in score.broken}
+
+
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_both_sources_judge_the_same_experiment_alike(tmp_path, switch):
     with scraped(tmp_path, switch) as (server, config):
@@ -116,24 +138,32 @@ def test_both_sources_judge_the_same_experiment_alike(tmp_path, switch):
             def entered(self, phase, fault, ends_at_s):
                 if not bystander:
                     bystander.append(Bystander(config))
+                if phase == "calibrate":
+                    bystander[0].quiet_begins()
 
         world, env = started(config, Beside())
         try:
-            bystander[0].learn()
+            bystander[0].quiet_ends()
             cpu_s, began_s = server.cpu_s(), time.monotonic()
             outcome = env.experiment(telling_fault(env, SWITCHES[switch][0]))
             cpu_share = (server.cpu_s() - cpu_s) / (time.monotonic() - began_s)
             direct = bystander[0].score(outcome)
+            beside = bystander[0].trace(outcome)
         finally:
             if bystander:
                 bystander[0].close()
             world.close()
         note(switch, "prometheus", outcome.score, f"{cpu_share:.1%}")
         note(switch, "scrape", direct, "")
-        assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
-        assert outcome.mechanism in SWITCHES[switch][0].mechanisms
-        assert direct.evidence.verdict is outcome.verdict, direct.reason
-        assert direct.broken[0].mechanism is outcome.mechanism
+        for series, points in outcome.trace.items():
+            quiet, quiet_beside = quiet_median(points), quiet_median(beside[series])
+            assert abs(quiet - quiet_beside) < metric_of(series).tolerance, series
+        expected = SWITCHES[switch][0].mechanisms
+        assert outcome.verdict is direct.evidence.verdict is Verdict.WEAKNESS, (outcome.score.reason, direct.reason)
+        # Not only the first mechanism: where errors last for a second, either source may see two samples or three.
+        assert mechanisms(outcome.score) & mechanisms(direct) & expected, (outcome.score.broken, direct.broken)
+        assert outcome.mechanism in expected
+        assert direct.broken[0].mechanism in expected
 
 
 def test_a_prometheus_that_dies_in_the_middle_of_a_fault_ends_it(tmp_path):
