@@ -16,6 +16,7 @@ from rich.console import Console
 from actuators.fault import Fault, Target
 from agent.build.parts import policy_named
 from agent.campaign import Budget, Campaign, Result
+from agent.findings.ground_truth import SWITCHES
 from agent.findings.report import load_run, rendered
 from agent.learning.replay import ReplayPolicy
 from agent.run import Run
@@ -145,6 +146,22 @@ def finished(tmp_path) -> Path:
     run = Run(settings, tmp_path / "run", Console(quiet=True))
     run.execute()
     return run.folder.path
+
+
+def test_switches_that_are_scrambled_outside_of_the_platform_change_no_decision(tmp_path):
+    """Whatever the settings say is weak: only the platform's processes may read it, and here there are none."""
+    decisions = []
+    for state in ("weak", "hardened"):
+        folder = tmp_path / state
+        folder.mkdir()
+        switches = dict.fromkeys(SWITCHES, state)
+        settings = load(config_file(folder, campaign={"budget_min": 8.0}, cluster={"switches": switches}))
+        run = Run(settings, folder / "run", Console(quiet=True))
+        run.execute()
+        lines = [json.loads(line) for line in (run.folder.path / "outcomes.jsonl").read_text().splitlines()]
+        decisions.append([(line["fault"], line["verdict"], line["evidence"]) for line in lines])
+    assert len(decisions[0]) > 5
+    assert decisions[0] == decisions[1]
 
 
 def test_a_run_leaves_everything_that_a_reader_needs(finished):
