@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from actuators.catalogue import CATALOGUE
+from agent.findings.ground_truth import SWITCHES
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAP = {
@@ -37,6 +40,15 @@ def test_every_folder_of_a_room_is_on_the_map(room):
 def test_every_module_of_the_rooms_to_read_is_on_the_map(room):
     modules = {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py"}
     assert modules <= MAP[room]
+
+
+def test_every_fault_kind_is_named():
+    assert [kind for kind in CATALOGUE if f"`{kind}`" not in README] == []
+
+
+def test_the_table_of_switches_says_which_fault_reveals_each():
+    rows = re.findall(r"^\| `([a-z_.]+)` \| .* \| `([a-z_.]+)` \|$", README, re.MULTILINE)
+    assert dict(rows) == {switch: signs[0].kind for switch, signs in SWITCHES.items()}
 
 
 def test_every_guarantee_names_a_test_that_exists():
