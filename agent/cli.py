@@ -148,6 +148,24 @@ def show_weakness(
 
 
 @app.command()
+def shams(
+    config: Config = DEFAULT_CONFIG,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of the cluster to record.")] = 2,
+    minutes: Annotated[float, typer.Option(min=1, help="Minutes to record after each start.")] = 15.0,
+    out: Annotated[Path | None, typer.Option(help="Where recordings go, beside those that are there.")] = None,
+    score: Annotated[Path | None, typer.Option(help="Judge what was recorded there; record nothing.")] = None,
+) -> None:
+    """Measures how often fault-free time alarms."""
+    from .shams import measure, record_starts
+
+    settings = load(config)
+    folder = score or out or settings.runs_dir / "shams"
+    if score is None:
+        record_starts(settings, folder, starts, minutes, Console())
+    measure(folder, Console())
+
+
+@app.command()
 def recover(
     config: Config = DEFAULT_CONFIG,
     as_json: AsJson = False,

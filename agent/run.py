@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from actuators.errors import BadInput, Unsafe
 from envs.chaos import ChaosEnv
-from envs.experiment import Experimenter, Interrupted, NotSteady
+from envs.experiment import Experimenter, Interrupted, NotSteady, Observer
 
 from .build.local import LocalWorld
 from .build.parts import policy_named
@@ -128,13 +127,10 @@ class Run:
         return self.result
 
     def _bring_up(self) -> LocalWorld | SimulatedWorld:
-        if self._settings.cluster.kind == "simulated":
-            return SimulatedWorld(self._settings, self._phases, dry_run=self._dry_run)
         with self._timed("bring_up_s"):
-            return LocalWorld(
+            return brought_up(
                 self._settings,
-                config=(self.folder.path / "settings.yaml").resolve(),
-                logs=(self.folder.path / "platform").resolve(),
+                self.folder.path,
                 observer=self._phases,
                 told=self._started,
                 interrupted=self._interruption.asked,
@@ -151,7 +147,7 @@ class Run:
         env = ChaosEnv(world, budget_min=budget.choices_min, max_experiments=campaign.experiments)
         env.reset(seed=campaign.seed)
         self._interruption.tell(env.experimenter.supervisor.interrupt)
-        self.folder.note(state="running", topology=_topology(env))
+        self.folder.note(state="running", topology=env.topology.to_json())
         cpu_s, waited_s = time.process_time(), env.experimenter.lookout.waited_s
         with self._timed("campaign_s"):
             Campaign(
@@ -214,17 +210,33 @@ class Run:
             setattr(self.timings, name, time.monotonic() - began_s)
 
 
-def _topology(env: ChaosEnv) -> dict[str, Any]:
-    return {
-        "components": [
-            {
-                "name": c.name,
-                "role": c.role,
-                "replicas": c.replicas,
-                "depends_on": list(c.depends_on),
-                "capabilities": sorted(c.capabilities),
-            }
-            for c in env.topology.components
-        ],
-        "observers": {name: list(needs) for name, needs in env.topology.observers.items()},
-    }
+def brought_up(
+    settings: Settings,
+    folder: Path,
+    *,
+    observer: Observer,
+    told: Callable[[Mapping[str, float]], None],
+    interrupted: Callable[[], bool],
+    dry_run: bool = False,
+) -> LocalWorld | SimulatedWorld:
+    """Starts the cluster that the settings name.
+
+    Args:
+        settings: of the run.
+        folder: of the run; holds these settings as `settings.yaml`, and gets the platform's logs.
+        observer: is told about phases.
+        told: is given the platform's start-up times as they come.
+        interrupted: is asked whether to give the start up.
+        dry_run: everything happens but the harm.
+    """
+    if settings.cluster.kind == "simulated":
+        return SimulatedWorld(settings, observer, dry_run=dry_run)
+    return LocalWorld(
+        settings,
+        config=(folder / "settings.yaml").resolve(),
+        logs=(folder / "platform").resolve(),
+        observer=observer,
+        told=told,
+        interrupted=interrupted,
+        dry_run=dry_run,
+    )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -122,6 +123,22 @@ class Record:
         return [snapshot for snapshot in self.snapshots if snapshot.at_s > self.phases.injected_s]
 
 
+class Families(NamedTuple):
+    """The series of one experiment, tested in groups: around the target, they say how far a fault has reached.
+
+    Attributes:
+        promised: what the hypothesis names.
+        inside: what belongs to the target.
+        exposed: what needs the target.
+        outside: what has no reason to notice.
+    """
+
+    promised: Family
+    inside: Family
+    exposed: Family
+    outside: Family
+
+
 class Scorer:
     """Scores experiments on one cluster.
 
@@ -144,9 +161,7 @@ class Scorer:
     def score(self, record: Record, topology: Topology) -> Score:
         """Scores one experiment."""
         broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without))
-        tested = _TestedWindows(self.calibration, record)
-        promised = self._test(self._promised(record, tested))
-        inside, exposed, outside = self._test_radius(record, topology, tested)
+        promised, inside, exposed, outside = self.families(record, topology)
         verdict, reason = self._verdict(record, broken, promised.p)
         spread = max(map(_squashed, outside.moved(self._alpha).values()), default=0.0)
         recovery_ratio = self._recovery_ratio(record, broken)
@@ -171,6 +186,12 @@ class Scorer:
             for name, move in family.moved(self._alpha).items()
         }
         return Score(evidence, broken, reason, _recovery_s(record.phases), _largest_first(moved))
+
+    def families(self, record: Record, topology: Topology) -> Families:
+        """Tests what was promised, what belongs to the target, what needs it, and what has no reason to notice."""
+        tested = _TestedWindows(self.calibration, record)
+        promised = self._test(self._promised(record, tested))
+        return Families(promised, *self._test_radius(record, topology, tested))
 
     def present_z(self, snapshots: Sequence[Snapshot]) -> dict[str, float]:
         """Returns how unusual each component looks right now: its largest robust z, scaled to [-1, 1].

@@ -35,8 +35,22 @@ def experimenter_on(
     observer: Observer,
     new_id: Callable[[], str] = lambda: f"bb-{secrets.token_hex(6)}",
     dry_run: bool = False,
+    sort: Callable[..., Experimenter] | None = None,
 ) -> Experimenter:
-    """Puts the parts together that experiments on one cluster take."""
+    """Puts the parts together that experiments on one cluster take.
+
+    Args:
+        cluster: what is measured.
+        state: what outlives runs of it.
+        settings: of the run.
+        actuators: by family.
+        repairs: the cluster's own means of healing.
+        guardian: reverts in our place when we die.
+        observer: is told about phases.
+        new_id: names injections, uniquely.
+        dry_run: everything happens but the harm.
+        sort: which sort of experimenter; one that runs experiments if not given.
+    """
     from envs.experiment import Experimenter
     from envs.scoring import Scorer
     from envs.windows import Calibration
@@ -55,7 +69,7 @@ def experimenter_on(
         by=f"agent {os.getpid()}",
     )
     scorer = Scorer(Calibration(cluster.series, settings.shape), settings.hypothesis, settings.scoring.alpha)
-    return Experimenter(cluster, supervisor, scorer, settings.hypothesis, observer, settings.patience)
+    return (sort or Experimenter)(cluster, supervisor, scorer, settings.hypothesis, observer, settings.patience)
 
 
 def policy_named(name: str, random: np.random.Generator) -> Policy:

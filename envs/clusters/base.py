@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from actuators.clock import Clock
 from safety.vitals import Identity
@@ -45,6 +45,34 @@ class Topology:
 
     components: Sequence[Component]
     observers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Topology:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError: something is missing, or nothing known.
+        """
+        components = [
+            Component(
+                **component
+                | {
+                    "depends_on": tuple(component["depends_on"]),
+                    "capabilities": frozenset(component["capabilities"]),
+                }
+            )
+            for component in data["components"]
+        ]
+        return cls(components, {name: tuple(needs) for name, needs in data["observers"].items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the topology as JSON."""
+        components = [
+            asdict(c)
+            | {"labels": dict(c.labels), "depends_on": list(c.depends_on), "capabilities": sorted(c.capabilities)}
+            for c in self.components
+        ]
+        return {"components": components, "observers": {name: list(needs) for name, needs in self.observers.items()}}
 
     def component(self, name: str) -> Component:
         """Returns a component by name.

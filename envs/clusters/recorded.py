@@ -1,0 +1,118 @@
+"""A cluster of which only what was measured is left: the same looks, in the same order, at the same times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from actuators.clock import ManualClock
+from actuators.errors import BackburnError, BadInput
+from safety.vitals import Identity
+
+from ..telemetry.snapshot import Snapshot
+from .base import Topology
+
+
+class RecordingOver(BackburnError):
+    """There is nothing more to be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What was measured on one cluster for a while.
+
+    Attributes:
+        identity: which cluster it was.
+        topology: its components.
+        period_s: time between two looks, seconds.
+        series: names of everything that could be measured.
+        snapshots: the looks, oldest first.
+    """
+
+    identity: Identity
+    topology: Topology
+    period_s: float
+    series: tuple[str, ...]
+    snapshots: Sequence[Snapshot]
+
+    def save(self, path: Path) -> None:
+        """Writes the recording into a compressed file, in one step."""
+        unknown = float("nan")
+        about = {
+            "identity": asdict(self.identity),
+            "topology": self.topology.to_json(),
+            "period_s": self.period_s,
+            "series": list(self.series),
+        }
+        draft = path.with_suffix(".draft.npz")
+        np.savez_compressed(
+            draft,
+            about=np.array(json.dumps(about)),
+            at_s=np.array([snapshot.at_s for snapshot in self.snapshots]),
+            values=np.array([[s.values.get(name, unknown) for name in self.series] for s in self.snapshots]),
+        )
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Reads a recording.
+
+        Raises:
+            BadInput: it cannot be read, or is none.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                about = json.loads(str(kept["about"]))
+                # A value that is not known is no finite number, and a snapshot leaves it out.
+                snapshots = [
+                    Snapshot(float(at_s), dict(zip(about["series"], map(float, row), strict=True)))
+                    for at_s, row in zip(kept["at_s"], kept["values"], strict=True)
+                ]
+            return cls(
+                Identity(**about["identity"]),
+                Topology.from_json(about["topology"]),
+                float(about["period_s"]),
+                tuple(about["series"]),
+                snapshots,
+            )
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise BadInput(f"{path} is not a recording: {error}") from error
+
+
+class RecordedCluster:
+    """The sensing half of a cluster that is gone.
+
+    Args:
+        recording: what was measured on it.
+        snapshots: the part of it to show, oldest first.
+    """
+
+    def __init__(self, recording: Recording, snapshots: Sequence[Snapshot]) -> None:
+        self.identity = recording.identity
+        self.period_s = recording.period_s
+        self.series: Sequence[str] = recording.series
+        self._topology = recording.topology
+        self._left = iter(snapshots)
+        first_s = snapshots[0].at_s if snapshots else 0.0
+        self.clock = ManualClock("recorded", first_s - self.period_s)
+
+    def topology(self) -> Topology:
+        """Returns the components."""
+        return self._topology
+
+    def next_snapshot(self, timeout_s: float) -> Snapshot:
+        """Moves time on to the next look and returns it.
+
+        Raises:
+            RecordingOver: that was the last one.
+        """
+        snapshot = next(self._left, None)
+        if snapshot is None:
+            raise RecordingOver("the recording is over")
+        self.clock.boottime_s = snapshot.at_s
+        return snapshot
