@@ -85,6 +85,7 @@ class Result:
 
     Attributes:
         weaknesses: the confirmed ones.
+        confirmed_min: when each of them was confirmed, minutes from the first gate.
         ended_by: why it ended.
         spent_min: minutes from the first gate to the last revert.
         decision_s: how long each choice took, seconds.
@@ -92,6 +93,7 @@ class Result:
     """
 
     weaknesses: list[Weakness] = field(default_factory=list)
+    confirmed_min: list[float] = field(default_factory=list)
     ended_by: str = "the budget is spent"
     spent_min: float = 0.0
     decision_s: list[float] = field(default_factory=list)
@@ -189,6 +191,7 @@ class Campaign:
     def _conclude(self, fingerprint: Fingerprint, began_s: float) -> None:
         """Looks for the mildest form of a confirmed weakness, and writes it down."""
         cell = self._env.confirmations.confirmed[fingerprint]
+        confirmed_min = (self._now_s() - began_s) / 60.0
         weakness = weakness_of(
             fingerprint,
             cell,
@@ -201,6 +204,7 @@ class Campaign:
             seen_at=now_text(),
         )
         self._result.weaknesses.append(weakness)
+        self._result.confirmed_min.append(confirmed_min)
         self._progress.confirmed(weakness)
 
     def _shrunk(self, cell: Cell, mechanism: Mechanism, began_s: float) -> Cell:

@@ -49,6 +49,13 @@ class FailOn(StrEnum):
     NEVER = "never"
 
 
+class ClusterKind(StrEnum):
+    """Which sort of cluster."""
+
+    LOCAL = "local"
+    SIMULATED = "simulated"
+
+
 @app.command()
 def run(
     config: Config = DEFAULT_CONFIG,
@@ -145,6 +152,35 @@ def show_weakness(
         f"            {weakness['remedy']['source']}",
     )
     typer.echo("\n".join(lines))
+
+
+@app.command()
+def benchmark(
+    cluster: Annotated[ClusterKind, typer.Option(help="Whose packaged settings are taken.")] = ClusterKind.LOCAL,
+    config: Annotated[Path | None, typer.Option(help="Settings file, in place of a packaged one.")] = None,
+    policies: Annotated[str, typer.Option(help="Names, separated by commas.")] = "random,round_robin,thompson,oracle",
+    budget_min: Annotated[float | None, typer.Option(help="Minutes of each campaign.")] = None,
+    starts: Annotated[int, typer.Option(min=1, help="Campaigns of each policy, each on a start of its own.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The benchmark's folder; must not exist.")] = None,
+    again: Annotated[Path | None, typer.Option("--replay", help="Draw from this benchmark's evidence.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="With --replay: campaigns of each policy.")] = 20,
+) -> None:
+    """Compares policies: the same planted weaknesses, the same minutes."""
+    from .benchmark.figures import lines_of
+    from .benchmark.live import Benchmark
+    from .benchmark.replay import replayed
+
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    if again is not None:
+        rows = replayed(again, names, seeds=seeds, budget_min=budget_min, first_seed=seed or 0)
+    else:
+        overrides = {"campaign.budget_min": budget_min, "campaign.seed": seed}
+        settings = load(config or PACKAGED / f"{cluster}.yaml", overrides)
+        folder = out or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-benchmark-{settings.cluster.id}"
+        rows = Benchmark(settings, names, starts, folder, Console()).execute()
+        typer.echo(f"\nevidence: {folder}")
+    typer.echo("\n".join(lines_of(rows)))
 
 
 @app.command()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -62,6 +63,8 @@ class Run:
         folder: what it leaves behind.
         result: what was found so far.
         timings: what took how long.
+        topology: of the cluster as JSON, once it is there.
+        planted: what is known to be weak on the cluster, once it is there; for nobody who decides.
         truth: on the embedded cluster, once the run has ended, how the findings compare with what was planted.
 
     Args:
@@ -70,6 +73,7 @@ class Run:
         console: where progress is shown.
         dry_run: everything happens but the harm.
         policy: makes the policy, in place of the one that the settings name.
+        afresh: learns all fault-free time anew, whatever an earlier run has learnt, and leaves no later run any of it.
 
     Raises:
         BadInput: something that was asked for cannot be done; nothing was started.
@@ -83,19 +87,27 @@ class Run:
         *,
         dry_run: bool = False,
         policy: Callable[[ChaosEnv], Policy] | None = None,
+        afresh: bool = False,
     ) -> None:
         self._settings = settings
         self._dry_run = dry_run
-        named = policy_named(settings.campaign.policy, np.random.default_rng(settings.campaign.seed))
-        self._policy = policy or (lambda env: named)
+        self._afresh = afresh
+        self._policy = policy or _named(settings)
         self.folder = RunFolder(out)
         self.folder.settings(settings.model_dump(mode="json"))
         self.result = Result()
         self.timings = Timings()
+        self.topology: Mapping[str, Any] = {}
+        self.planted: Mapping[str, str] = {}
         self.truth: Mapping[str, list[str]] | None = None
         self._display = Display(console, settings.campaign.budget_min)
         self._phases = PhaseClock(self._display)
         self._interruption = Interruption()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody asked for the end."""
+        return self._interruption.asked()
 
     def execute(self) -> Result:
         """Runs the campaign and leaves its report; whatever ends it, nothing stays in force.
@@ -123,7 +135,7 @@ class Run:
             self.result.ended_by = f"{type(error).__name__}: {error}"
             self._conclude("failed")
             raise
-        self._conclude("interrupted" if self._interruption.asked() else "done")
+        self._conclude("interrupted" if self.interrupted else "done")
         return self.result
 
     def _bring_up(self) -> LocalWorld | SimulatedWorld:
@@ -146,8 +158,9 @@ class Run:
         budget = Budget(campaign.budget_min, campaign.reserve_share, campaign.sham_share)
         env = ChaosEnv(world, budget_min=budget.choices_min, max_experiments=campaign.experiments)
         env.reset(seed=campaign.seed)
+        self.topology, self.planted = env.topology.to_json(), world.planted()
         self._interruption.tell(env.experimenter.supervisor.interrupt)
-        self.folder.note(state="running", topology=env.topology.to_json())
+        self.folder.note(state="running", topology=self.topology)
         cpu_s, waited_s = time.process_time(), env.experimenter.lookout.waited_s
         with self._timed("campaign_s"):
             Campaign(
@@ -168,12 +181,13 @@ class Run:
         store = self._settings.cluster_state_dir / "calibration.npz"
         calibration, source = experimenter.scorer.calibration, self._settings.telemetry.source
         with self._timed("calibration_s"):
-            earlier = recalled(store, calibration, experimenter.cluster.topology(), source)
+            earlier = [] if self._afresh else recalled(store, calibration, experimenter.cluster.topology(), source)
             experimenter.calibrate(24 if earlier else self._settings.scoring.units)
             if earlier and calibration.resembles(earlier):
                 calibration.stretches.extend(earlier)
             experimenter.calibrate(self._settings.scoring.units)
-        remember(store, calibration, experimenter.cluster.topology(), source)
+        if not self._afresh:
+            remember(store, calibration, experimenter.cluster.topology(), source)
 
     def _conclude(self, state: str) -> None:
         """Writes down what was found, whatever ended the run."""
@@ -191,6 +205,7 @@ class Run:
             ended_at=now_text(),
             ended_by=result.ended_by,
             spent_min=result.spent_min,
+            confirmed_min=result.confirmed_min,
             decision_s=result.decision_s,
             shams={"run": result.shams, "alarms": result.sham_alarms},
             timings=asdict(self.timings),
@@ -208,6 +223,11 @@ class Run:
             yield
         finally:
             setattr(self.timings, name, time.monotonic() - began_s)
+
+
+def _named(settings: Settings) -> Callable[[ChaosEnv], Policy]:
+    named = policy_named(settings.campaign.policy, np.random.default_rng(settings.campaign.seed))
+    return lambda env: named
 
 
 def brought_up(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, cast
 
 import gymnasium as gym
@@ -185,7 +185,8 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         if control is Verdict.RESILIENT:
             return outcome
         what = "breaks promises already" if control is Verdict.WEAKNESS else f"could not be judged ({control})"
-        return outcome.with_verdict(Verdict.INCONCLUSIVE, f"its trigger alone, {trigger}, {what}")
+        judged = outcome.with_verdict(Verdict.INCONCLUSIVE, f"its trigger alone, {trigger}, {what}")
+        return replace(judged, alone=outcome.score)
 
     def learn(self, outcome: Outcome) -> Fingerprint | None:
         """Takes an experiment's evidence into the history; returns the weakness that it confirmed, if any."""

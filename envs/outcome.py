@@ -27,6 +27,7 @@ class Outcome:
         trace: promised series around the injection: (seconds from the injection, value) pairs.
         repaired: components that got their declared repair and came back.
         quarantined: components that are out of the game since.
+        alone: the score by itself, where another experiment has changed the verdict since.
     """
 
     fault: Fault | None
@@ -38,6 +39,7 @@ class Outcome:
     trace: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     repaired: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
+    alone: Score | None = None
 
     @property
     def evidence(self) -> Evidence:

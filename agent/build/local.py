@@ -171,11 +171,16 @@ class LocalWorld:
                 observer=observer,
                 dry_run=dry_run,
             )
+            self._planted = settings.cluster.staging().switches.to_mapping()
             self._open = starting.pop_all()
 
     def start(self, seed: int | None) -> Experimenter:
         """Returns who experiments on the cluster; it is the same for every episode."""
         return self._experimenter
+
+    def planted(self) -> Mapping[str, str]:
+        """Returns every switch and whether it is weak: for comparing, never for deciding."""
+        return self._planted
 
     def close(self) -> None:
         """Ends platform and watchdog, and gives the lease back."""

@@ -19,12 +19,14 @@ from actuators.network import NetworkActuator
 from actuators.pod import PodActuator
 from safety.vitals import Identity
 
+from ..findings.ground_truth import SWITCHES
 from ..settings import PACKAGED, Settings, load
 from .parts import experimenter_on
 from .state import open_state
 
 if TYPE_CHECKING:
     from envs.chaos import ChaosEnv
+    from envs.clusters.simulated import Hidden
     from envs.experiment import Experimenter, Observer
 
 
@@ -60,6 +62,7 @@ class SimulatedWorld:
         self._settings = settings
         self._observer = observer
         self._dry_run = dry_run
+        self._hidden: Hidden | None = None
         self._open = ExitStack()
 
     def start(self, seed: int | None) -> Experimenter:
@@ -77,7 +80,7 @@ class SimulatedWorld:
         state.lever.release("a simulated cluster harms nobody", "backburn")
         state.lease.acquire("a simulated campaign")
         random = np.random.default_rng(seed)
-        hidden = Hidden.drawn(random)
+        hidden = self._hidden = Hidden.drawn(random)
         world = MemoryWorld(empty_world(hidden))
         identity = Identity(settings.cluster.id, settings.cluster.environment)
         actuators, repairs = simulated_actuators(world, folder / "kept")
@@ -94,6 +97,15 @@ class SimulatedWorld:
         )
         experimenter.calibrate(settings.scoring.units)
         return experimenter
+
+    def planted(self) -> Mapping[str, str]:
+        """Returns every switch and whether its namesake is absent here: for comparing, never for deciding."""
+        if self._hidden is None:
+            return {}
+        absent = {name for name in SWITCHES if name.partition(".")[2] in self._hidden.weak}
+        if self._hidden.replicas["model-server"] == 1:
+            absent.add("serving.replicas")
+        return {name: "weak" if name in absent else "hardened" for name in SWITCHES}
 
     def close(self) -> None:
         """Ends the present episode's cluster."""

@@ -86,7 +86,10 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "verdict": str(outcome.verdict),
         "mechanism": None if outcome.mechanism is None else str(outcome.mechanism),
         "reason": outcome.score.reason,
-        "evidence": evidence_json(outcome),
+        "evidence": evidence_json(outcome.evidence),
+        "alone": None
+        if outcome.alone is None
+        else {"evidence": evidence_json(outcome.alone.evidence), "reason": outcome.alone.reason},
         "broken": [asdict(broken) | {"mechanism": str(broken.mechanism)} for broken in outcome.score.broken],
         "moved": [list(entry) for entry in outcome.score.moved],
         "recovery_s": outcome.score.recovery_s,

@@ -13,7 +13,7 @@ from actuators.fault import Fault
 from envs.confirmation import Cell, Fingerprint, Replicates
 from envs.hypothesis import Mechanism
 from envs.outcome import Outcome
-from envs.scoring import Verdict
+from envs.scoring import Evidence, Verdict
 from envs.telemetry.snapshot import component_of
 
 from .remedies import Remedy
@@ -138,7 +138,7 @@ def weakness_of(
         mechanism=str(fingerprint.mechanism),
         hypothesis=broken.clause,
         verdict=str(Verdict.WEAKNESS),
-        evidence=evidence_json(clearest) | {"observed": broken.worst, "series": broken.series},
+        evidence=evidence_json(clearest.evidence) | {"observed": broken.worst, "series": broken.series},
         severity=severity_word(max(map(severity_of, shown))),
         confidence=asdict(
             Confidence(
@@ -178,10 +178,9 @@ def severity_word(severity: float) -> str:
     return "high" if severity >= HIGH else "medium" if severity >= MEDIUM else "low"
 
 
-def evidence_json(outcome: Outcome) -> dict[str, Any]:
+def evidence_json(evidence: Evidence) -> dict[str, Any]:
     """Returns an experiment's evidence as JSON: what is not a number becomes null, never a made-up one."""
-    data = asdict(outcome.evidence)
-    data["verdict"] = str(outcome.verdict)
+    data = asdict(evidence) | {"verdict": str(evidence.verdict)}
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in data.items()
     }

@@ -1,4 +1,4 @@
-"""A cluster of which only what was measured is left: the same looks, in the same order, at the same times."""
+"""Clusters that are gone: one of which what was measured is left, and one of which no more is left than its promises."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from actuators.clock import ManualClock
 from actuators.errors import BackburnError, BadInput
 from safety.vitals import Identity
 
+from ..hypothesis import Hypothesis
 from ..telemetry.snapshot import Snapshot
 from .base import Topology
 
@@ -116,3 +117,35 @@ class RecordedCluster:
             raise RecordingOver("the recording is over")
         self.clock.boottime_s = snapshot.at_s
         return snapshot
+
+
+class SteadyCluster:
+    """The sensing half of a cluster that is as it was promised, whenever anybody looks.
+
+    What is seen of a cluster between two experiments, for each of them began on a steady one.
+
+    Args:
+        identity: which cluster it was.
+        topology: its components.
+        hypothesis: what it promised.
+        period_s: time between two looks, seconds.
+    """
+
+    def __init__(self, identity: Identity, topology: Topology, hypothesis: Hypothesis, period_s: float) -> None:
+        self.identity = identity
+        self.period_s = period_s
+        self.clock = ManualClock("recorded")
+        self._topology = topology
+        ready = {f"{component.name}/ready": float(component.replicas) for component in topology.components}
+        kept = {c.series: c.at_most if c.at_most is not None else c.at_least or 0.0 for c in hypothesis.clauses}
+        self._values = ready | kept
+        self.series: Sequence[str] = tuple(self._values)
+
+    def topology(self) -> Topology:
+        """Returns the components."""
+        return self._topology
+
+    def next_snapshot(self, timeout_s: float) -> Snapshot:
+        """Moves time on by one period and returns what is seen then."""
+        self.clock.advance(self.period_s)
+        return Snapshot(self.clock.boottime_s, self._values)

@@ -1,0 +1,131 @@
+"""The same planted weaknesses and the same minutes for every policy, on clusters that are there.
+
+Every campaign has a cluster of its own: a fresh start (local) or the cluster that the start's seed draws (simulated),
+and learns its fault-free time anew, so that none is judged by more evidence than another. Who goes first is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from actuators.errors import BadInput
+
+from ..build.parts import policy_named
+from ..findings.record import RunFolder
+from ..run import Run
+from ..settings import Settings
+from . import evidence
+from .figures import Finds, finds_of, summed_up
+from .oracle import ORACLE, oracle_of
+
+SCHEMA_VERSION = 1
+SUMMARY = "benchmark.json"
+
+
+def require_known(policies: Sequence[str]) -> None:
+    """Checks the names of policies.
+
+    Raises:
+        BadInput: one is not known, named twice, or there is none.
+    """
+    if not policies or len(set(policies)) < len(policies):
+        raise BadInput(f"policies are {', '.join(policies) or 'none'}; allowed is each of them once, and at least one")
+    for name in policies:
+        try:
+            name == ORACLE or policy_named(name, np.random.default_rng())
+        except BadInput as error:
+            raise BadInput(f"{error}, {ORACLE}") from error
+
+
+class Benchmark:
+    """Runs campaigns of several policies, one after the other.
+
+    Args:
+        settings: of every campaign; the seed is that of the first start.
+        policies: their names.
+        starts: campaigns of each.
+        out: the benchmark's folder; must not exist.
+        console: where progress is shown.
+
+    Raises:
+        BadInput: something that was asked for cannot be done; nothing was started.
+    """
+
+    def __init__(self, settings: Settings, policies: Sequence[str], starts: int, out: Path, console: Console) -> None:
+        require_known(policies)
+        self._settings = settings
+        self._policies = policies
+        self._starts = starts
+        self._console = console
+        self._folder = RunFolder(out)
+        self._folder.settings(settings.model_dump(mode="json"))
+        self._clusters: dict[int, dict[str, Any]] = {}
+        self._finds: list[Finds] = []
+
+    def execute(self) -> list[dict[str, Any]]:
+        """Runs all campaigns, or as many as there is time for before somebody asks for the end.
+
+        Returns:
+            One row per policy, the best first.
+
+        Raises:
+            BackburnError: a campaign could not be run; what was found before is kept.
+        """
+        first_seed = self._settings.campaign.seed
+        order = np.random.default_rng(first_seed)
+        for start in range(1, self._starts + 1):
+            for policy in order.permutation(list(self._policies)).tolist():
+                if self._campaign(start, policy, first_seed + start - 1).interrupted:
+                    return self._written("interrupted")
+        return self._written("done")
+
+    def _campaign(self, start: int, policy: str, seed: int) -> Run:
+        chosen = self._settings.campaign.model_copy(update={"policy": policy, "seed": seed})
+        path = self._folder.path / f"start-{start}-{policy}"
+        run = Run(
+            self._settings.model_copy(update={"campaign": chosen}),
+            path,
+            self._console,
+            policy=(lambda env: oracle_of(env, run.planted)) if policy == ORACLE else None,
+            afresh=True,
+        )
+        self._console.print(f"\nstart {start}, {policy}", style="bold", highlight=False)
+        result = run.execute()
+        experiments = evidence.append(self._folder.path, path, policy=policy, start=start, seed=seed)
+        self._clusters[start] = {"planted": dict(run.planted), "topology": dict(run.topology)}
+        self._finds.append(
+            finds_of(
+                result,
+                run.planted,
+                policy=policy,
+                start=start,
+                seed=seed,
+                experiments=experiments,
+                budget_min=self._settings.campaign.budget_min,
+            )
+        )
+        self._written("running")
+        return run
+
+    def _written(self, state: str) -> list[dict[str, Any]]:
+        rows = summed_up(self._finds, self._settings.campaign.seed)
+        self._folder.note(state=state)
+        self._folder.json(
+            SUMMARY,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "state": state,
+                "cluster": self._settings.cluster.kind,
+                "budget_min": self._settings.campaign.budget_min,
+                "seed": self._settings.campaign.seed,
+                "policies": rows,
+                "campaigns": [find.to_json() for find in self._finds],
+                "clusters": {str(start): cluster for start, cluster in self._clusters.items()},
+            },
+        )
+        return rows
