@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.staging
 
 ROWS: list[str] = []
-HEAD = f"{'switch':<26}{'state':<10}{'fault':<44}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'took':>8}"
+HEAD = f"{'switch':<26}{'state':<15}{'fault':<44}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'took':>8}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +49,7 @@ def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
         outcome = env.experiment(fault)
     back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"
     ROWS.append(
-        f"{switch:<26}{state:<10}{sign.kind + ' on ' + sign.role:<44}{outcome.verdict:<14}"
+        f"{switch:<26}{state:<15}{sign.kind + ' on ' + sign.role:<44}{outcome.verdict:<14}"
         f"{outcome.mechanism or '-':<16}{outcome.evidence.p:>7.3f}{back:>12}{time.monotonic() - began_s:>6.0f} s"
     )
     print(ROWS[-1], "|", outcome.score.reason)
@@ -73,6 +73,35 @@ class TestHardened:
     def test_hardened(self, hardened, switch, sign):
         outcome = revealed(hardened, switch, sign, "hardened")
         assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
+
+
+WEAK_TOGETHER = (
+    "serving.replicas",
+    "serving.feature_timeout",
+    "training.restart",
+    "training.checkpoint",
+    "registry.verify",
+    "deploy.canary_gate",
+)
+"""Switches of six different parts of the platform, whose first signs do not stand in each other's way."""
+
+
+@pytest.fixture(scope="class")
+def weak(tmp_path_factory) -> Iterator[ChaosEnv]:
+    world, env = started(embedded_config(tmp_path_factory.mktemp("weak"), *WEAK_TOGETHER))
+    yield env
+    world.close()
+
+
+class TestWeakTogether:
+    """Several weaknesses in one platform: each is told by its own fault, and not hidden by the others."""
+
+    @pytest.mark.parametrize("switch", WEAK_TOGETHER)
+    def test_weak_beside_others(self, weak, switch):
+        sign = SWITCHES[switch][0]
+        outcome = revealed(weak, switch, sign, "weak beside 5")
+        assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
+        assert outcome.mechanism in sign.mechanisms
 
 
 @each_sign
