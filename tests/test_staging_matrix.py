@@ -58,8 +58,9 @@ def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
 
 SIGNS = [(switch, signs[0]) for switch, signs in SWITCHES.items()] + [
     ("training.checkpoint", Sign("model.checkpoint_delete", "trainer", frozenset({"lost_progress"}))),
+    ("training.restart", Sign("pod.node_kill", "trainer", frozenset({"stuck"}))),
 ]
-"""The first sign of every switch, and one more that breaks its promise in another way."""
+"""The first sign of every switch, and some more that break its promise in another way."""
 
 each_sign = pytest.mark.parametrize(
     ("switch", "sign"), SIGNS, ids=[f"{switch}-{sign.kind.partition('.')[2]}" for switch, sign in SIGNS]
@@ -125,6 +126,7 @@ DEATHS = {
     "network.partition": "feature-store",
     "network.bandwidth": "feature-store",
     "model.checkpoint_corrupt": "trainer",
+    "pod.node_kill": "trainer",
 }
 
 
@@ -142,6 +144,17 @@ def test_the_agent_is_killed_in_the_middle(place, kind):
         killed_s = time.monotonic()
         wait_until(lambda: not agent.trace.left(), within_s=10.0)
         print(f"{kind}: everything gone {time.monotonic() - killed_s:.2f} s after SIGKILL")
+    assert recovered(config) == {"open": [], "leaked": []}
+
+
+def test_the_agent_is_killed_while_a_node_is_coming_back(place):
+    """What the platform starts at that very moment ends with the run like everything else."""
+    config = embedded_config(place)
+    with embedded_agent(config, place, "pod.node_kill", "trainer") as agent:
+        before = set(agent.trace.raylets())
+        wait_until(lambda: set(agent.trace.raylets()) - before, within_s=20.0)
+        os.kill(agent.process.pid, signal.SIGKILL)
+        wait_until(lambda: not agent.trace.left(), within_s=10.0)
     assert recovered(config) == {"open": [], "leaked": []}
 
 
