@@ -37,6 +37,7 @@ INTENSITY = {
     "model.registry_corrupt": 0.5,
     "model.registry_unavailable": 0.25,
     "model.bad_canary": 1.0,
+    "pod.cpu_stress": 1.0,
 }
 START_WITHIN_S = 240.0
 

@@ -96,6 +96,7 @@ DEATHS = {
     "network.partition": "feature-store",
     "network.bandwidth": "feature-store",
     "model.checkpoint_corrupt": "trainer",
+    "pod.cpu_stress": "model-server",
 }
 
 

@@ -43,6 +43,7 @@ TARGET = {
     "model.registry_corrupt": "model-server",
     "model.registry_unavailable": "model-server",
     "model.bad_canary": "model-server",
+    "pod.cpu_stress": "model-server",
 }
 
 
