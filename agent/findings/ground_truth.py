@@ -79,6 +79,10 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
     ),
+    "nobody starts further model servers when those that there are get too little CPU time": Sign(
+        "pod.cpu_stress", "model-server", _SERVING
+    ),
+    "nobody moves a training job that gets too little CPU time": Sign("pod.cpu_stress", "trainer", _TRAINING),
     "a single serving node: all model servers are lost with it": Sign("pod.node_kill", "model-server", _SERVING),
 }
 """True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""
