@@ -13,17 +13,18 @@ from ..errors import InjectionFailed, RepairFailed, TargetNotFound
 from ..fault import Target
 from ..files import sha256
 from ..network import Impairment
+from ..node import Node
 from ..pod import Instance
 from ..registry import Version
 from .world import Document, World
 
 
 class SimulatedDriver:
-    """Pods, network, checkpoints, registry and repairs of a simulated cluster.
+    """Pods, nodes, network, checkpoints, registry and repairs of a simulated cluster.
 
     Args:
-        world: the cluster's document: `instances`, `killed`, `paused`, `routes`, `impairments`, `checkpoints`,
-            `registry`, `repairs`.
+        world: the cluster's document: `instances`, `killed`, `paused`, `nodes`, `routes`, `impairments`,
+            `checkpoints`, `registry`, `repairs`.
     """
 
     def __init__(self, world: World) -> None:
@@ -45,9 +46,13 @@ class SimulatedDriver:
 
     def pause(self, instance: Instance, injection_id: str, until: Instant) -> None:
         """Marks the instance as held until the deadline."""
+        self.starve(instance, 1.0, injection_id, until)
+
+    def starve(self, instance: Instance, share: float, injection_id: str, until: Instant) -> None:
+        """Marks the instance as held for a share of the time, until the deadline."""
         with self._world.change() as world:
             if _lives(world, instance):
-                world["paused"][instance.id] = {"by": injection_id, "until": asdict(until)}
+                world["paused"][instance.id] = {"by": injection_id, "until": asdict(until), "share": share}
 
     def resume(self, instance: Instance, injection_id: str) -> None:
         """Lets the instance go, if it is this injection that holds it."""
@@ -64,6 +69,43 @@ class SimulatedDriver:
         """Tells whether this injection holds the instance."""
         with self._world.change() as world:
             return bool(world["paused"].get(instance.id, {}).get("by") == injection_id)
+
+    def is_starved(self, instance: Instance, injection_id: str) -> bool:
+        """Tells whether this injection holds the instance for a part of the time."""
+        with self._world.change() as world:
+            hold = world["paused"].get(instance.id, {})
+            return bool(hold.get("by") == injection_id and hold["share"] < 1.0)
+
+    # ---- Nodes ------------------------------------------------------------------------------------------------------
+
+    def node_of(self, target: Target) -> Node:
+        """Returns the node that holds the target and nobody else."""
+        with self._world.change() as world:
+            _require(world, target)
+            for name, node in world["nodes"].items():
+                if node["holds"] == [target.name] and node["up"]:
+                    return Node(name, {"born": node["born"]})
+        raise TargetNotFound(f"{target} lives on no node of its own that is up")
+
+    def take_down(self, node: Node) -> None:
+        """Marks the node as down and all instances on it as dead."""
+        with self._world.change() as world:
+            if _is_up(world, node):
+                world["nodes"][node.id]["up"] = False
+                for component in world["nodes"][node.id]["holds"]:
+                    world["killed"].update(dict.fromkeys(world["instances"][component], True))
+
+    def let_go(self, node: Node) -> None:
+        """Does nothing: here a node is never frozen."""
+
+    def is_up(self, node: Node) -> bool:
+        """Tells whether this very node is up."""
+        with self._world.change() as world:
+            return _is_up(world, node)
+
+    def is_held(self, node: Node) -> bool:
+        """Never."""
+        return False
 
     # ---- Network ----------------------------------------------------------------------------------------------------
 
@@ -209,6 +251,11 @@ class SimulatedDriver:
 def _require(world: Document, target: Target) -> None:
     if target.name not in world["instances"]:
         raise TargetNotFound(f"there is no {target} on this cluster; known are {', '.join(world['instances'])}")
+
+
+def _is_up(world: Document, node: Node) -> bool:
+    found = world["nodes"][node.id]
+    return bool(found["up"] and found["born"] == node.identity["born"])
 
 
 def _lives(world: Document, instance: Instance) -> bool:
