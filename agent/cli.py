@@ -158,28 +158,30 @@ def show_weakness(
 def benchmark(
     cluster: Annotated[ClusterKind, typer.Option(help="Whose packaged settings are taken.")] = ClusterKind.LOCAL,
     config: Annotated[Path | None, typer.Option(help="Settings file, in place of a packaged one.")] = None,
-    policies: Annotated[str, typer.Option(help="Names, separated by commas.")] = "random,round_robin,thompson,oracle",
-    budget_min: Annotated[float | None, typer.Option(help="Minutes of each campaign.")] = None,
-    starts: Annotated[int, typer.Option(min=1, help="Campaigns of each policy, each on a start of its own.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The benchmark's folder; must not exist.")] = None,
+    policies: Annotated[str, typer.Option(help="Names, separated by commas.")] = "random,round-robin,thompson,oracle",
+    minutes: Annotated[float | None, typer.Option(help="Minutes of each campaign.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns of each policy: 1, or 20 with --replay.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first campaign; seeds every random choice.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The benchmark's folder; one that was cut off goes on.")] = None,
     again: Annotated[Path | None, typer.Option("--replay", help="Draw from this benchmark's evidence.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="With --replay: campaigns of each policy.")] = 20,
 ) -> None:
     """Compares policies: the same planted weaknesses, the same minutes."""
     from .benchmark.figures import lines_of
     from .benchmark.live import Benchmark
     from .benchmark.replay import replayed
 
-    names = [name.strip() for name in policies.split(",") if name.strip()]
+    names = [name.strip().replace("-", "_") for name in policies.split(",") if name.strip()]
     if again is not None:
-        rows = replayed(again, names, seeds=seeds, budget_min=budget_min, first_seed=seed or 0)
-    else:
-        overrides = {"campaign.budget_min": budget_min, "campaign.seed": seed}
-        settings = load(config or PACKAGED / f"{cluster}.yaml", overrides)
-        folder = out or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-benchmark-{settings.cluster.id}"
-        rows = Benchmark(settings, names, starts, folder, Console()).execute()
-        typer.echo(f"\nevidence: {folder}")
+        told = replayed(again, names, seeds=seeds or 20, budget_min=minutes, first_seed=seed or 0)
+        typer.echo("\n".join(lines_of(told.rows)))
+        typer.echo(
+            f"unknown: {told.unknown} of {told.offered} experiments; nobody ever tried them, and no policy could"
+        )
+        return
+    settings = load(config or PACKAGED / f"{cluster}.yaml", {"campaign.budget_min": minutes, "campaign.seed": seed})
+    folder = run_dir or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-benchmark-{settings.cluster.id}"
+    rows = Benchmark(settings, names, seeds or 1, folder, Console()).execute()
+    typer.echo(f"\nevidence: {folder}")
     typer.echo("\n".join(lines_of(rows)))
 
 
@@ -188,14 +190,14 @@ def shams(
     config: Config = DEFAULT_CONFIG,
     starts: Annotated[int, typer.Option(min=1, help="Starts of the cluster to record.")] = 2,
     minutes: Annotated[float, typer.Option(min=1, help="Minutes to record after each start.")] = 15.0,
-    out: Annotated[Path | None, typer.Option(help="Where recordings go, beside those that are there.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where recordings go, beside those that are there.")] = None,
     score: Annotated[Path | None, typer.Option(help="Judge what was recorded there; record nothing.")] = None,
 ) -> None:
     """Measures how often fault-free time alarms."""
     from .shams import measure, record_starts
 
     settings = load(config)
-    folder = score or out or settings.runs_dir / "shams"
+    folder = score or run_dir or settings.runs_dir / "shams"
     if score is None:
         record_starts(settings, folder, starts, minutes, Console())
     measure(folder, Console())

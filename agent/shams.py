@@ -41,6 +41,8 @@ from .settings import Settings, load
 SCHEMA_VERSION = 1
 _RECORDING = "quiet.npz"
 _CONFIDENCE = 0.95
+_MOST = 2.0
+"""Times the nominal share that the upper end of an interval may be."""
 
 
 # ---- recording ------------------------------------------------------------------------------------------------------
@@ -242,6 +244,10 @@ class Rate:
         low, high = binomtest(self.alarms, self.of).proportion_ci(_CONFIDENCE, method="wilson")
         return float(low), float(high)
 
+    def keeps(self, nominal: float) -> bool:
+        """Tells whether the upper end of the interval is at most twice what is promised."""
+        return self.interval[1] <= _MOST * nominal
+
     def to_json(self) -> dict[str, Any]:
         """Returns the rate as JSON."""
         return {"alarms": self.alarms, "of": self.of, "interval": list(self.interval)}
@@ -268,11 +274,17 @@ class Row:
     every: Rate
     apart: Rate
 
+    @property
+    def kept(self) -> bool | None:
+        """Whether the shams at every window keep what is promised; None where nothing is."""
+        return None if self.nominal is None else self.every.keeps(self.nominal)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the line as JSON."""
         return {
             "what": self.what,
             "nominal": self.nominal,
+            "kept": self.kept,
             "every": self.every.to_json(),
             "apart": self.apart.to_json(),
         }
@@ -355,19 +367,26 @@ def measure(folder: Path, console: Console) -> None:
     console.print(f"{len(recordings)} start(s), minutes of fault-free time: {found['minutes']}")
     for how, shams in judged(settings, recordings).items():
         rows = counted(shams, settings)
-        lines = [_line("alarm", "nominal", "at every window (they overlap)", "apart (they share none)")]
+        lines = [_line("alarm", "nominal", "at every window (they overlap)", "≤ 2x?", "apart (they share none)")]
         lines += [_printed(row) for row in rows]
+        promised = [row for row in rows if row.nominal is not None]
+        lines.append(
+            f"  {len(shams)} shams; the upper end is at most {_MOST:g} times nominal for"
+            f" {sum(bool(row.kept) for row in promised)} of {len(promised)} alarms"
+        )
         console.print(f"\njudged by {how}; 95 % Wilson intervals", *lines, sep="\n", soft_wrap=True, highlight=False)
         found["judged_by"][how] = [row.to_json() for row in rows]
     (folder / "shams.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _printed(row: Row) -> str:
-    return _line(row.what, "" if row.nominal is None else f"≤ {row.nominal:g}", str(row.every), str(row.apart))
+    nominal = "" if row.nominal is None else f"≤ {row.nominal:g}"
+    kept = {True: "yes", False: "no", None: ""}[row.kept]
+    return _line(row.what, nominal, str(row.every), kept, str(row.apart))
 
 
-def _line(what: str, nominal: str, every: str, apart: str) -> str:
-    return f"  {what:<28}{nominal:<9}{every:<36}{apart}"
+def _line(what: str, nominal: str, every: str, kept: str, apart: str) -> str:
+    return f"  {what:<28}{nominal:<9}{every:<36}{kept:<7}{apart}"
 
 
 def _starts(folder: Path) -> dict[int, Path]:

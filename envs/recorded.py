@@ -88,6 +88,10 @@ class RecordedExperimenter(Experimenter):
 class RecordedEnv(ChaosEnv):
     """Chaos experiments of which somebody knows what they show.
 
+    Attributes:
+        offered: experiments that the cluster would offer.
+        unknown: those of them that nobody ever tried; they are not offered.
+
     Args:
         world: makes recorded experimenters.
         cells: those that were ever tried.
@@ -99,10 +103,14 @@ class RecordedEnv(ChaosEnv):
         self, world: World, cells: Collection[Cell | None], *, budget_min: float, max_experiments: int | None = None
     ) -> None:
         self._cells = cells
+        self.offered = self.unknown = 0
         super().__init__(world, budget_min=budget_min, max_experiments=max_experiments)
 
     def _begin(self, seed: int | None) -> None:
         super()._begin(seed)
         faults = map(self.code.decode, range(self.code.stop))
         tried = torch.tensor([fault is not None and Cell.of(fault) in self._cells for fault in faults])
-        self.state = replace(self.state, available=self.state.available & tried.reshape(self.state.available.shape))
+        available = self.state.available & tried.reshape(self.state.available.shape)
+        self.offered, known = int(self.state.available.sum()), int(available.sum())
+        self.unknown = self.offered - known
+        self.state = replace(self.state, available=available)

@@ -34,7 +34,7 @@ class Experiment:
 
 
 def append(folder: Path, campaign: Path, **whose: object) -> int:
-    """Adds the experiments of a campaign to a benchmark's evidence.
+    """Adds the experiments of a campaign to a benchmark's evidence, in one step and in place of what was there of it.
 
     Args:
         folder: of the benchmark.
@@ -46,10 +46,14 @@ def append(folder: Path, campaign: Path, **whose: object) -> int:
     """
     outcomes = campaign / "outcomes.jsonl"
     lines = outcomes.read_text(encoding="utf-8").splitlines() if outcomes.exists() else []
-    with (folder / _NAME).open("a", encoding="utf-8") as file:
-        for line in lines:
-            outcome = {key: value for key, value in json.loads(line).items() if key != "trace"}
-            file.write(json.dumps(whose | {"minutes": outcome["evidence"]["cost_min"]} | outcome) + "\n")
+    path, draft = folder / _NAME, folder / f".{_NAME}.draft"
+    kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in kept if not whose.items() <= json.loads(line).items()]
+    for line in lines:
+        outcome = {key: value for key, value in json.loads(line).items() if key != "trace"}
+        kept.append(json.dumps(whose | {"minutes": outcome["evidence"]["cost_min"]} | outcome))
+    draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    draft.replace(path)
     return len(lines)
 
 
@@ -99,5 +103,6 @@ def outcome_of(data: Mapping[str, Any]) -> Outcome:
 
 def _evidence_of(data: Mapping[str, Any]) -> Evidence:
     """Returns evidence; what was not a number is again what it is where nothing is known."""
-    known = {name: _UNKNOWN[name] if value is None else value for name, value in data.items()}
-    return Evidence(**known | {"verdict": Verdict(data["verdict"])})
+    known: dict[str, Any] = {name: _UNKNOWN[name] if value is None else value for name, value in data.items()}
+    known["verdict"] = Verdict(data["verdict"])
+    return Evidence(**known)

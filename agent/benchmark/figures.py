@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,12 @@ class Finds:
     def to_json(self) -> dict[str, Any]:
         """Returns the finds as JSON."""
         return asdict(self) | {"missed": list(self.missed), "area": self.area}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Finds:
+        """Returns finds as `to_json` made them."""
+        kept = {field.name: data[field.name] for field in fields(cls)}
+        return cls(**kept | {"planted": tuple(kept["planted"]), "false_alarms": tuple(kept["false_alarms"])})
 
 
 def finds_of(

@@ -2,11 +2,15 @@
 
 Every campaign has a cluster of its own: a fresh start (local) or the cluster that the start's seed draws (simulated),
 and learns its fault-free time anew, so that none is judged by more evidence than another. Who goes first is drawn.
+
+A benchmark that was cut off goes on in the same folder: campaigns that are over stand, one in the middle is run again.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from actuators.errors import BadInput
 from ..build.parts import policy_named
 from ..findings.record import RunFolder
 from ..run import Run
-from ..settings import Settings
+from ..settings import Settings, load
 from . import evidence
 from .figures import Finds, finds_of, summed_up
 from .oracle import ORACLE, oracle_of
@@ -42,6 +46,22 @@ def require_known(policies: Sequence[str]) -> None:
             raise BadInput(f"{error}, {ORACLE}") from error
 
 
+def summary_of(folder: Path) -> dict[str, Any]:
+    """Returns what a benchmark has written down.
+
+    Raises:
+        BadInput: the folder holds no benchmark, or one of another version.
+    """
+    try:
+        data: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        version = data["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{folder} is not the folder of a benchmark: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise BadInput(f"{folder} was written in schema version {version}; this Backburn reads {SCHEMA_VERSION}")
+    return data
+
+
 class Benchmark:
     """Runs campaigns of several policies, one after the other.
 
@@ -49,7 +69,7 @@ class Benchmark:
         settings: of every campaign; the seed is that of the first start.
         policies: their names.
         starts: campaigns of each.
-        out: the benchmark's folder; must not exist.
+        out: the benchmark's folder; holds nothing yet, or a benchmark with the same settings, which goes on.
         console: where progress is shown.
 
     Raises:
@@ -62,10 +82,26 @@ class Benchmark:
         self._policies = policies
         self._starts = starts
         self._console = console
-        self._folder = RunFolder(out)
-        self._folder.settings(settings.model_dump(mode="json"))
         self._clusters: dict[int, dict[str, Any]] = {}
         self._finds: list[Finds] = []
+        if out.exists():
+            self._folder = RunFolder.reopened(out)
+            self._take_up(out)
+        else:
+            self._folder = RunFolder(out)
+            self._folder.settings(settings.model_dump(mode="json"))
+            self._written("started")
+
+    def _take_up(self, folder: Path) -> None:
+        """Takes what a benchmark that was cut off has come to."""
+        data = summary_of(folder)
+        if load(folder / "settings.yaml") != self._settings:
+            raise BadInput(f"{folder} holds a benchmark with other settings; choose another --run-dir")
+        try:
+            self._finds = [Finds.from_json(campaign) for campaign in data["campaigns"]]
+            self._clusters = {int(start): cluster for start, cluster in data["clusters"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{folder} is not the folder of a benchmark: {error}") from error
 
     def execute(self) -> list[dict[str, Any]]:
         """Runs all campaigns, or as many as there is time for before somebody asks for the end.
@@ -78,15 +114,16 @@ class Benchmark:
         """
         first_seed = self._settings.campaign.seed
         order = np.random.default_rng(first_seed)
+        over = {(find.start, find.policy) for find in self._finds}
         for start in range(1, self._starts + 1):
             for policy in order.permutation(list(self._policies)).tolist():
-                if self._campaign(start, policy, first_seed + start - 1).interrupted:
+                if (start, policy) not in over and self._campaign(start, policy, first_seed + start - 1).interrupted:
                     return self._written("interrupted")
         return self._written("done")
 
     def _campaign(self, start: int, policy: str, seed: int) -> Run:
         chosen = self._settings.campaign.model_copy(update={"policy": policy, "seed": seed})
-        path = self._folder.path / f"start-{start}-{policy}"
+        path = self._path(f"start-{start}-{policy}")
         run = Run(
             self._settings.model_copy(update={"campaign": chosen}),
             path,
@@ -96,6 +133,8 @@ class Benchmark:
         )
         self._console.print(f"\nstart {start}, {policy}", style="bold", highlight=False)
         result = run.execute()
+        if run.interrupted:
+            return run
         experiments = evidence.append(self._folder.path, path, policy=policy, start=start, seed=seed)
         self._clusters[start] = {"planted": dict(run.planted), "topology": dict(run.topology)}
         self._finds.append(
@@ -111,6 +150,11 @@ class Benchmark:
         )
         self._written("running")
         return run
+
+    def _path(self, name: str) -> Path:
+        """Returns where a campaign goes; what was cut off stays beside it."""
+        tries = (self._folder.path / (name if n == 1 else f"{name}-try-{n}") for n in count(1))
+        return next(path for path in tries if not path.exists())
 
     def _written(self, state: str) -> list[dict[str, Any]]:
         rows = summed_up(self._finds, self._settings.campaign.seed)

@@ -1,9 +1,10 @@
 """The same campaigns again, on what a benchmark has recorded: no cluster, no minutes, any policy, many seeds.
 
 Policy, campaign, guards, confirmation and reserve are those of a run; only what an experiment shows is drawn, with
-replacement, from what the same cell showed before (`envs.recorded`). Starts with the same weaknesses planted on the same
-topology are drawn from together. What was never tried is masked, and what was tried once shows the same for ever: the
-intervals say how far chance in choosing and drawing goes, and nothing of how little was recorded.
+replacement, from what the same cell showed before (`envs.recorded`). Starts with the same weaknesses planted on the
+same topology are drawn from together. What was never tried stays unknown and is offered to nobody, and what was tried
+once shows the same for ever: the intervals say how far chance in choosing and drawing goes, and nothing of how little
+was recorded.
 """
 
 from __future__ import annotations
@@ -36,8 +37,23 @@ from ..progress import Silent
 from ..settings import Settings, load
 from . import evidence
 from .figures import Finds, finds_of, summed_up
-from .live import SCHEMA_VERSION, SUMMARY, require_known
+from .live import require_known, summary_of
 from .oracle import ORACLE, oracle_of
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What campaigns on a benchmark's evidence have come to.
+
+    Attributes:
+        rows: one per policy, the best first.
+        unknown: experiments that nobody ever tried, of all groups of starts.
+        offered: those that the clusters would have offered.
+    """
+
+    rows: list[dict[str, Any]]
+    unknown: int
+    offered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +123,7 @@ class RecordedWorld:
 
 def replayed(
     folder: Path, policies: Sequence[str], *, seeds: int, budget_min: float | None, first_seed: int
-) -> list[dict[str, Any]]:
+) -> Replayed:
     """Runs campaigns on what a benchmark has recorded.
 
     Args:
@@ -117,37 +133,51 @@ def replayed(
         budget_min: minutes of each; those of the benchmark if not given.
         first_seed: of the first campaign.
 
-    Returns:
-        One row per policy, the best first.
-
     Raises:
         BadInput: the folder holds no benchmark, or no sham was recorded.
     """
     require_known(policies)
-    settings, groups = _read(folder)
-    minutes = budget_min or settings.campaign.budget_min
+    settings, groups = _read(folder, budget_min)
     finds = [
-        _campaign(settings, group, policy, seed, minutes)
+        _campaign(settings, group, policy, seed)
         for policy in policies
         for group in groups
         for seed in range(first_seed, first_seed + seeds)
     ]
-    return summed_up(finds, first_seed)
+    looks = [_look(settings, group) for group in groups]
+    unknown, offered = (sum(look[which] for look in looks) for which in (0, 1))
+    return Replayed(summed_up(finds, first_seed), unknown, offered)
 
 
-def _campaign(settings: Settings, group: Group, policy: str, seed: int, minutes: float) -> Finds:
+def _look(settings: Settings, group: Group) -> tuple[int, int]:
+    """Returns how many experiments nobody ever tried, and how many could have been."""
+    env = _env(settings, group, np.random.default_rng(0))
+    env.reset(seed=0)
+    env.close()
+    return env.unknown, env.offered
+
+
+def _env(settings: Settings, group: Group, random: np.random.Generator) -> RecordedEnv:
+    world, campaign = RecordedWorld(settings, group, random), settings.campaign
+    budget_min = _budget(settings).choices_min
+    return RecordedEnv(world, group.recorded.keys(), budget_min=budget_min, max_experiments=campaign.experiments)
+
+
+def _budget(settings: Settings) -> Budget:
+    campaign = settings.campaign
+    return Budget(campaign.budget_min, campaign.reserve_share, campaign.sham_share)
+
+
+def _campaign(settings: Settings, group: Group, policy: str, seed: int) -> Finds:
     """Runs one campaign; what it draws and what it chooses come from the same seed, and not from the same numbers."""
     drawing, choosing = np.random.default_rng(seed).spawn(2)
-    campaign = settings.campaign
-    budget = Budget(minutes, campaign.reserve_share, campaign.sham_share)
-    world = RecordedWorld(settings, group, drawing)
-    env = RecordedEnv(world, group.recorded.keys(), budget_min=budget.choices_min, max_experiments=campaign.experiments)
+    env = _env(settings, group, drawing)
     log, result = Log(), Result()
     chooser: Policy = oracle_of(env, group.planted) if policy == ORACLE else policy_named(policy, choosing)
     Campaign(
         env,
         chooser,
-        budget,
+        _budget(settings),
         record=log,
         progress=log,
         result=result,
@@ -162,29 +192,27 @@ def _campaign(settings: Settings, group: Group, policy: str, seed: int, minutes:
         start=group.start,
         seed=seed,
         experiments=log.experiments,
-        budget_min=minutes,
+        budget_min=settings.campaign.budget_min,
     )
 
 
-def _read(folder: Path) -> tuple[Settings, list[Group]]:
+def _read(folder: Path, budget_min: float | None) -> tuple[Settings, list[Group]]:
     """Returns a benchmark's settings and what it has recorded.
 
     Raises:
         BadInput: it is none, or of another version, or holds too little.
     """
+    data = summary_of(folder)
     try:
-        data = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise BadInput(
-                f"{folder} was written in schema version {data['schema_version']}; this Backburn reads {SCHEMA_VERSION}"
-            )
         clusters = {int(start): cluster for start, cluster in data["clusters"].items()}
         topologies = {start: Topology.from_json(cluster["topology"]) for start, cluster in clusters.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{folder} is not the folder of a benchmark: {error}") from error
     together: dict[str, list[int]] = {}
     for start, cluster in clusters.items():
         together.setdefault(json.dumps(cluster, sort_keys=True), []).append(start)
+    if not together:
+        raise BadInput(f"{folder} holds a benchmark of which no campaign is over; nothing can be drawn from it")
     experiments = list(evidence.read(folder))
     groups = []
     for starts in together.values():
@@ -196,4 +224,4 @@ def _read(folder: Path) -> tuple[Settings, list[Group]]:
         if None not in recorded:
             raise BadInput(f"{folder} holds no sham of start {starts[0]}; a campaign begins with one")
         groups.append(Group(starts[0], clusters[starts[0]]["planted"], topologies[starts[0]], recorded))
-    return load(folder / "settings.yaml"), groups
+    return load(folder / "settings.yaml", {"campaign.budget_min": budget_min}), groups

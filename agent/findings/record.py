@@ -42,6 +42,24 @@ class RunFolder:
         self._facts: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "state": "started", "started_at": now_text()}
         self.note()
 
+    @classmethod
+    def reopened(cls, path: Path) -> RunFolder:
+        """Returns the record of what goes on after an interruption.
+
+        Raises:
+            BadInput: nothing can be read there that could go on.
+        """
+        folder = cls.__new__(cls)
+        folder.path = path
+        try:
+            folder._facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            version = folder._facts["schema_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path} holds nothing that could go on: {error}") from error
+        if version != SCHEMA_VERSION:
+            raise BadInput(f"{path} was written in schema version {version}; this Backburn reads {SCHEMA_VERSION}")
+        return folder
+
     def discard_if_empty(self) -> None:
         """Takes the folder away again if no experiment was ever recorded in it: nothing happened."""
         if not (self.path / "outcomes.jsonl").exists():

@@ -1,4 +1,4 @@
-"""Clusters that are gone: one of which what was measured is left, and one of which no more is left than its promises."""
+"""Clusters that are gone: one of which what was measured is left, one of which no more is left than its promises."""
 
 from __future__ import annotations
 
