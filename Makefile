@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-staging lint bench clean
+.PHONY: run test test-staging lint bench benchmark clean
 
 run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
 	$(BIN)/backburn run $(ARGS)
@@ -23,6 +23,9 @@ lint: $(INSTALLED)  ## style, types, and who may import whom
 
 bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes runs/bench.json
 	$(BIN)/python -m agent.bench $(ARGS)
+
+benchmark: $(INSTALLED)  ## which policy finds more in the same minutes, on the embedded cluster
+	$(BIN)/backburn benchmark $(ARGS)
 
 clean:  ## everything that the targets above have made
 	rm -rf .venv runs state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

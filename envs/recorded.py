@@ -110,7 +110,6 @@ class RecordedEnv(ChaosEnv):
         super()._begin(seed)
         faults = map(self.code.decode, range(self.code.stop))
         tried = torch.tensor([fault is not None and Cell.of(fault) in self._cells for fault in faults])
-        available = self.state.available & tried.reshape(self.state.available.shape)
-        self.offered, known = int(self.state.available.sum()), int(available.sum())
-        self.unknown = self.offered - known
-        self.state = replace(self.state, available=available)
+        self.offered = int(self.action_masks()[:-1].sum())
+        self.state = replace(self.state, available=self.state.available & tried.reshape(self.state.available.shape))
+        self.unknown = self.offered - int(self.action_masks()[:-1].sum())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from rich.console import Console
 
 from actuators.errors import BadInput
@@ -22,7 +23,7 @@ from actuators.errors import BadInput
 from ..build.parts import policy_named
 from ..findings.record import RunFolder
 from ..run import Run
-from ..settings import Settings, load
+from ..settings import Settings
 from . import evidence
 from .figures import Finds, finds_of, summed_up
 from .oracle import ORACLE, oracle_of
@@ -95,7 +96,8 @@ class Benchmark:
     def _take_up(self, folder: Path) -> None:
         """Takes what a benchmark that was cut off has come to."""
         data = summary_of(folder)
-        if load(folder / "settings.yaml") != self._settings:
+        before = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        if before != self._settings.model_dump(mode="json"):
             raise BadInput(f"{folder} holds a benchmark with other settings; choose another --run-dir")
         try:
             self._finds = [Finds.from_json(campaign) for campaign in data["campaigns"]]

@@ -1,0 +1,64 @@
+"""Fault-free time: recorded over several starts, and judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from actuators.errors import BadInput
+from agent.settings import load
+from agent.shams import Rate, measure, record_starts
+from envs.clusters.recorded import Recording
+from tests.conftest import config_file
+from tests.test_agent_cli import backburn, refused
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two starts, recorded one after the other by two commands."""
+    at = tmp_path_factory.mktemp("shams")
+    settings = load(config_file(at, scoring={"units": 24}))
+    for _ in range(2):
+        record_starts(settings, at / "out", 1, 2.0, Console(quiet=True))
+    return at / "out"
+
+
+def test_recordings_gather_beside_those_that_are_there(folder):
+    for start in (1, 2):
+        recording = Recording.load(folder / f"start-{start}" / "quiet.npz")
+        seen_s = recording.snapshots[-1].at_s - recording.snapshots[0].at_s
+        assert seen_s == pytest.approx(120.0, abs=1.0)
+
+
+def test_fault_free_time_breaks_no_promise(folder, capsys):
+    measure(folder, Console())
+    said = capsys.readouterr().out
+    assert "2 start(s)" in said
+    found = json.loads((folder / "shams.json").read_text())
+    rows = {row["what"]: row for row in found["judged_by"]["all other starts"]}
+    weakness = rows["verdict weakness"]
+    assert weakness["every"]["alarms"] == 0
+    assert weakness["every"]["of"] > 35
+    assert weakness["kept"] is True
+    assert "verdict weakness            ≤ 0.05   0/" in said
+    assert any(name.startswith("p of ") for name in rows)
+
+
+def test_a_rate_keeps_its_promise_only_if_enough_was_seen():
+    assert Rate(0, 200).interval[1] == pytest.approx(0.0188, abs=1e-4)
+    assert Rate(0, 200).keeps(0.05)
+    assert not Rate(0, 20).keeps(0.05)
+    assert Rate(10, 200).keeps(0.05)
+    assert not Rate(16, 200).keeps(0.05)
+
+
+def test_what_holds_no_recording_is_refused_in_one_line(tmp_path):
+    config = config_file(tmp_path)
+    refused(backburn("shams", "--config", config, "--score", tmp_path / "nothing"), 2, "holds no recording")
+    (tmp_path / "start-1").mkdir()
+    (tmp_path / "start-1" / "quiet.npz").write_text("no recording")
+    with pytest.raises(BadInput, match="is not a recording"):
+        measure(tmp_path, Console(quiet=True))
