@@ -227,6 +227,17 @@ _KINDS = (
         symptom="the bad version is the one to serve",
         lapses=True,
     ),
+    FaultKind(
+        name="pod.node_kill",
+        amount=_whole,
+        unit="share of the node's processes",
+        duration_s=12.0,
+        reversible=False,
+        scope="component",
+        capability="Nodes",
+        symptom="the process that is the node is gone",
+        blinds=_OWN_EXPORTER,
+    ),
 )
 
 CATALOGUE: Mapping[str, FaultKind] = {kind.name: kind for kind in _KINDS}

@@ -48,4 +48,6 @@ def recalled(path: Path, calibration: Calibration, topology: Topology, source: s
 def _key(calibration: Calibration, topology: Topology, source: str) -> str:
     form = sorted((component.name, component.replicas) for component in topology.components)
     shape = calibration.shape
-    return json.dumps([source, list(calibration.series), shape.window_s, shape.reference, shape.samples, form])
+    return json.dumps(
+        [source, list(calibration.series), shape.window_s, shape.step_s, shape.reference, shape.samples, form]
+    )

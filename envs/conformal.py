@@ -59,8 +59,8 @@ def conformal_test(calibration: Calibration, windows: Mapping[str, Array], unit_
 
     Args:
         calibration: the fault-free past.
-        windows: per series, the tested windows minus their reference, shape (windows,); NaN is unknown.
-        unit_windows: test stretch of the calibration units; no series may bring more windows than that.
+        windows: per series, the rows of the tested windows minus their reference, shape (rows,); NaN is unknown.
+        unit_windows: test stretch of the calibration units; no series may bring more rows than that has.
         alpha: level for the threshold.
 
     Returns:
@@ -81,7 +81,7 @@ def conformal_test(calibration: Calibration, windows: Mapping[str, Array], unit_
         scales[name] = scale / metric.tolerance
         moves[name] = max(0.0, float(np.nanmax(change)) / metric.tolerance)
         z[name] = float(np.nanmax(_scaled(change, centre, scale)))
-        # The same number of windows on both sides: a maximum over four is larger than a maximum over two.
+        # The same number of rows on both sides: a maximum over four is larger than a maximum over two.
         past_z = _scaled(past[:, : len(test)], centre, scale)
         highest = np.fmax(highest, np.fmax.reduce(past_z, axis=1))
     if not z:

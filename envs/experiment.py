@@ -27,11 +27,22 @@ from .clusters.base import Cluster
 from .hypothesis import Hypothesis, Phases
 from .lookout import Lookout
 from .outcome import Outcome
-from .scoring import POST_WINDOWS, UNIT_WINDOWS, Evidence, Record, Score, Scorer, Verdict
+from .scoring import (
+    DURING_WINDOWS,
+    LATE_WINDOWS,
+    POST_WINDOWS,
+    UNIT_WINDOWS,
+    Evidence,
+    Record,
+    Score,
+    Scorer,
+    Verdict,
+)
 from .telemetry.snapshot import component_of
 from .windows import window_medians
 
-_SHAM_S = 12.0
+_SHAM_WINDOWS = DURING_WINDOWS + LATE_WINDOWS
+"""A sham is tested on as many windows as the longest fault."""
 
 
 class NotSteady(BackburnError):
@@ -159,7 +170,7 @@ class Experimenter:
         began_s = self._now_s()
         self.gate(None)
         injected_s = self._now_s()
-        self._poll_until(injected_s + _SHAM_S, "sham", None)
+        self._poll_until(injected_s + _SHAM_WINDOWS * self._shape.window_s, "sham", None)
         cleared_s = self._now_s()
         self._poll_until(cleared_s + POST_WINDOWS * self._shape.window_s, "post", None)
         phases = Phases(injected_s, cleared_s, injected_s, self._now_s())

@@ -26,13 +26,16 @@ from .clusters.base import Topology
 from .conformal import Family, conformal_test, e_value, robust_z
 from .hypothesis import Broken, Hypothesis, Mechanism, Phases, blinded, broken_clauses, outages
 from .telemetry.snapshot import Snapshot, component_of, metric_of
-from .windows import Array, Calibration, median_over_windows, window_medians
+from .windows import Array, Calibration, median_over_windows, rows, window_medians
 
 DURING_WINDOWS = 4
-"""Most windows in force that are tested: what a fault does, it has begun to do by then."""
+"""Windows from the injection on that are tested: what a fault does, it mostly begins to do by then."""
+
+LATE_WINDOWS = 2
+"""Last windows in force that are tested as well: queues grow and data ages until the fault's end."""
 
 POST_WINDOWS = 2
-UNIT_WINDOWS = DURING_WINDOWS + POST_WINDOWS
+UNIT_WINDOWS = DURING_WINDOWS + LATE_WINDOWS + POST_WINDOWS
 """Longest test stretch, in windows; calibration needs units of this length."""
 
 _MOST_UNKNOWN = 0.10
@@ -194,9 +197,10 @@ class Scorer:
             return {}
         start_s = snapshots[-1].at_s - calibration.shape.quiet_s - calibration.shape.window_s
         windows = window_medians(snapshots, calibration.series, start_s, calibration.shape)
-        if len(windows) <= calibration.shape.reference:
+        reference = rows(calibration.shape.reference)
+        if len(windows) <= reference + 1:
             return {}
-        change = windows[-1] - median_over_windows(windows[:-1])
+        change = windows[-1] - median_over_windows(windows[:reference])
         highest: dict[str, float] = {}
         for name, z in robust_z(calibration, change, UNIT_WINDOWS).items():
             highest[component_of(name)] = max(highest.get(component_of(name), -1.0), z)
@@ -324,15 +328,19 @@ class _TestedWindows:
         self._series = calibration.series
         self._shape = calibration.shape
         self._record = record
-        before = self._cut(record.phases.injected_s - self._shape.quiet_s)[: self._shape.reference]
+        phases, window_s = record.phases, self._shape.window_s
+        before = self._cut(phases.injected_s - self._shape.quiet_s, self._shape.reference)
         self._reference = median_over_windows(before) if len(before) else np.full(len(self._series), np.nan)
-        until = int((record.phases.cleared_s - record.phases.injected_s) // self._shape.window_s)
-        self._during = self._cut(record.phases.injected_s)[: min(until, DURING_WINDOWS)] - self._reference
-        post_s = record.phases.ended_s - POST_WINDOWS * self._shape.window_s
-        self._post = self._cut(max(post_s, record.phases.injected_s))[:POST_WINDOWS] - self._reference
+        in_force = int((phases.cleared_s - phases.injected_s) // window_s)
+        late = min(LATE_WINDOWS, max(0, in_force - DURING_WINDOWS))
+        first = self._cut(phases.injected_s, min(in_force, DURING_WINDOWS))
+        last = self._cut(phases.cleared_s - late * window_s, late)
+        self._during = np.concatenate([first, last]) - self._reference
+        post_s = phases.ended_s - POST_WINDOWS * window_s
+        self._post = self._cut(max(post_s, phases.injected_s), POST_WINDOWS) - self._reference
 
     def during(self, series: str) -> Array:
-        """Returns the windows in force of one series."""
+        """Returns the first and the last windows in force of one series."""
         return self._column(self._during, series)
 
     def post(self, series: str) -> Array:
@@ -344,19 +352,22 @@ class _TestedWindows:
         start_s = self._record.phases.injected_s + seconds
         if start_s + self._shape.window_s > self._record.phases.ended_s:
             return np.empty(0)
-        return self._column(self._cut(start_s)[:POST_WINDOWS] - self._reference, series)
+        return self._column(self._cut(start_s, POST_WINDOWS) - self._reference, series)
 
     def lowest(self, series: str) -> Array:
         """Returns the lowest of all windows of one series, minus the last one before the injection.
 
         One number however long the experiment was: fault-free, a series that only ever grows falls back in no window.
         """
-        since = self._column(self._cut(self._record.phases.injected_s - self._shape.window_s), series)
-        known = since[1:][np.isfinite(since[1:])]
-        return np.array([known.min() - since[0]]) if len(known) else np.empty(0)
+        started_s = self._record.phases.injected_s
+        before = self._column(self._cut(started_s - self._shape.window_s, 1), series)
+        since = self._column(self._cut(started_s), series)
+        known = since[np.isfinite(since)]
+        return known.min(keepdims=True) - before if len(known) else np.empty(0)
 
-    def _cut(self, start_s: float) -> Array:
-        return window_medians(self._record.snapshots, self._series, start_s, self._shape)
+    def _cut(self, start_s: float, windows: int | None = None) -> Array:
+        cut = window_medians(self._record.snapshots, self._series, start_s, self._shape)
+        return cut if windows is None else cut[: rows(windows)]
 
     def _column(self, windows: Array, series: str) -> Array:
         column: Array = windows[:, self._series.index(series)]

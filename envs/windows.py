@@ -1,5 +1,8 @@
 """Window medians, and the cluster's own fault-free past as the yardstick for them.
 
+Windows overlap by half. A stretch of W windows has 2W - 1 *rows*, one for every half window at which one can begin: an
+outage that lies across the border of two windows would move the median of neither, but it fills the one between them.
+
 A *unit* is what an experiment looks like to the scorer: a test stretch of windows, each minus the median of the K
 windows before the stretch. Units cut from fault-free time say how far a healthy cluster wanders by itself.
 """
@@ -41,9 +44,23 @@ class Shape:
         """Fault-free time that a reference needs, seconds."""
         return self.reference * self.window_s
 
+    @property
+    def step_s(self) -> float:
+        """Time between the beginnings of two rows, seconds."""
+        return self.window_s / 2.0
+
+
+def rows(windows: int) -> int:
+    """Returns how many rows a stretch of whole windows has.
+
+    >>> rows(4)
+    7
+    """
+    return max(0, 2 * windows - 1)
+
 
 def window_medians(snapshots: Sequence[Snapshot], series: Sequence[str], start_s: float, shape: Shape) -> Array:
-    """Cuts snapshots into consecutive windows and takes the median of each series in each.
+    """Cuts snapshots into windows, one every half window, and takes the median of each series in each.
 
     Args:
         snapshots: oldest first.
@@ -52,21 +69,22 @@ def window_medians(snapshots: Sequence[Snapshot], series: Sequence[str], start_s
         shape: how to cut.
 
     Returns:
-        Medians, shape (windows, series). NaN where less than half of a window's samples were known; a last window that
+        Medians, shape (rows, series). NaN where less than half of a window's samples were known; a last window that
         is not over yet is left out.
     """
     if not snapshots:
         return np.empty((0, len(series)))
     # Sampling jitters: a window counts as over when all but its last sample's worth of time has been seen.
     covered_s = snapshots[-1].at_s - start_s + 0.5 * shape.window_s / shape.samples
-    count = max(0, int(covered_s // shape.window_s))
+    count = max(0, int(covered_s // shape.step_s) - 1)
     values: list[list[list[float]]] = [[[] for _ in series] for _ in range(count)]
     for snapshot in snapshots:
-        index = int(np.ceil((snapshot.at_s - start_s) / shape.window_s)) - 1
-        if 0 <= index < count:
-            for column, name in enumerate(series):
-                if name in snapshot.values:
-                    values[index][column].append(snapshot.values[name])
+        newest = int(np.ceil((snapshot.at_s - start_s) / shape.step_s)) - 1
+        for index in (newest - 1, newest):
+            if 0 <= index < count:
+                for column, name in enumerate(series):
+                    if name in snapshot.values:
+                        values[index][column].append(snapshot.values[name])
     medians = np.full((count, len(series)), np.nan)
     for index, window in enumerate(values):
         for column, known in enumerate(window):
@@ -81,7 +99,7 @@ class Calibration:
     Args:
         series: the columns.
         shape: how the windows were cut.
-        stretches: earlier stretches, each of shape (windows, series).
+        stretches: earlier stretches, each of shape (rows, series).
     """
 
     def __init__(self, series: Sequence[str], shape: Shape, stretches: Sequence[Array] = ()) -> None:
@@ -110,24 +128,26 @@ class Calibration:
         return bool(known.any()) and float(np.mean(moved[known])) <= _MOST_MOVED
 
     def units(self, test_windows: int) -> Array:
-        """Returns every unit with a test stretch of that length.
+        """Returns every unit with a test stretch of that length, one for each whole window at which it can begin.
 
         Returns:
-            Differences of shape (units, test windows, series). Neighbouring units overlap.
+            Differences of shape (units, rows of the test stretch, series). Neighbouring units overlap.
         """
-        length = self.shape.reference + test_windows
+        reference, length = rows(self.shape.reference), rows(self.shape.reference + test_windows)
         units = []
         for stretch in self.stretches:
             if len(stretch) >= length:
-                cut = np.moveaxis(np.lib.stride_tricks.sliding_window_view(stretch, length, axis=0), -1, 0)
-                units.append(cut[self.shape.reference :] - median_over_windows(cut[: self.shape.reference]))
+                cut = np.moveaxis(np.lib.stride_tricks.sliding_window_view(stretch, length, axis=0)[::2], -1, 0)
+                # The row between them is half reference and half test, and belongs to neither.
+                units.append(cut[reference + 1 :] - median_over_windows(cut[:reference]))
         if not units:
-            return np.empty((0, test_windows, len(self.series)))
+            return np.empty((0, rows(test_windows), len(self.series)))
         return np.concatenate(units, axis=1).swapaxes(0, 1)
 
     def size(self, test_windows: int) -> int:
         """Returns how many units there are with a test stretch of that length."""
-        return sum(max(0, len(s) - self.shape.reference - test_windows + 1) for s in self.stretches)
+        length = rows(self.shape.reference + test_windows)
+        return sum(max(0, (len(stretch) - length) // 2 + 1) for stretch in self.stretches)
 
 
 def _spread(windows: Array) -> Array:

@@ -15,16 +15,24 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actuators.drivers.local.hold import is_same_process
 from actuators.drivers.local.platform import ask
 from envs.staging.model import untrained
-from envs.staging.processes import boot_id, identify
+from envs.staging.processes import ProcessId, boot_id, identify
 from envs.staging.registry import Registry
 
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+NODE = """
+import subprocess, sys, time
+started = [subprocess.Popen([sys.executable, *sys.argv[2:]], process_group=0).pid for _ in range(int(sys.argv[1]))]
+print(*started, flush=True)
+time.sleep(600)
+"""
+NODES = {"model-server": "serving", "trainer": "training"}
+"""Who lives on which node; all others on the host itself."""
 
 
 @dataclass
@@ -34,6 +42,7 @@ class BarePlatform:
     Attributes:
         handle: path of its handle.
         sleepers: its processes by component.
+        nodes: the parents of those that live on a node, by the node's name.
         checkpoint: its only checkpoint.
         registry: folder of its published models.
         proxy_socket: of its fault proxy.
@@ -42,7 +51,8 @@ class BarePlatform:
     """
 
     handle: Path
-    sleepers: dict[str, list[subprocess.Popen[bytes]]]
+    sleepers: dict[str, list[ProcessId]]
+    nodes: dict[str, ProcessId]
     checkpoint: Path
     registry: Path
     proxy_socket: Path
@@ -57,6 +67,7 @@ class BarePlatform:
         """Returns everything that a fault could have changed."""
         return {
             "states": {name: self.state_of(name) for name in self.sleepers},
+            "nodes": {name: _state(node.pid) for name, node in self.nodes.items()},
             "checkpoint": self.checkpoint.read_bytes() if self.checkpoint.exists() else None,
             "folder": sorted(path.name for path in self.checkpoint.parent.iterdir()),
             "registry": {path.name: path.read_bytes() for path in self.registry.iterdir()},
@@ -68,10 +79,9 @@ class BarePlatform:
 def bare_platform(folder: Path) -> Iterator[BarePlatform]:
     """Starts a bare platform with its state in `folder`, and ends it."""
     with ExitStack() as ends:
-        sleepers = {
-            name: [_process(ends, SLEEPER) for _ in range(count)]
-            for name, count in {"model-server": 2, "feature-store": 1, "trainer": 2}.items()
-        }
+        nodes = {node: _process(ends, [*SLEEPER[:3], "-c", NODE, "2", *SLEEPER[1:]]) for node in NODES.values()}
+        sleepers = {name: _started_by(ends, nodes[node]) for name, node in NODES.items()}
+        sleepers["feature-store"] = [identify(_process(ends, SLEEPER).pid)]
         guard = _process(ends, SLEEPER)
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
         ends.callback(server.server_close)
@@ -94,11 +104,12 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         Registry(registry).publish(untrained(0).tensors)
         handle = folder / "platform.json"
         (folder / "root").mkdir()
-        handle.write_text(json.dumps(_handle(folder, sleepers, guard, socket)))
-        yield BarePlatform(handle, sleepers, checkpoint, registry, socket, port, guard)
+        raylets = {name: identify(node.pid) for name, node in nodes.items()}
+        handle.write_text(json.dumps(_handle(folder, sleepers, raylets, guard, socket)))
+        yield BarePlatform(handle, sleepers, raylets, checkpoint, registry, socket, port, guard)
 
 
-def _handle(folder, sleepers, guard, socket):
+def _handle(folder, sleepers, nodes, guard, socket):
     return {
         "version": 1,
         "cluster_id": "local",
@@ -120,20 +131,15 @@ def _handle(folder, sleepers, guard, socket):
                 "depends_on": [],
                 "desired": len(processes),
                 "routes_in": ["model-server->feature-store"] if name == "feature-store" else [],
-                "node": "host",
+                "node": NODES.get(name, "host"),
                 "instances": [
-                    {
-                        "id": f"{name}/{process.pid}",
-                        "pid": process.pid,
-                        "start_ticks": identify(process.pid).start_ticks,
-                        "metrics_url": "",
-                    }
-                    for process in processes
+                    {"id": f"{name}/{process.pid}", "metrics_url": "", **asdict(process)} for process in processes
                 ],
             }
             for name, processes in sleepers.items()
         },
         "observers": {},
+        "nodes": {name: asdict(node) for name, node in nodes.items()},
     }
 
 
@@ -143,6 +149,13 @@ def _process(ends: ExitStack, command: list[str]) -> subprocess.Popen[bytes]:
     ends.callback(process.wait)
     ends.callback(process.kill)
     return process
+
+
+def _started_by(ends: ExitStack, node: subprocess.Popen[bytes]) -> list[ProcessId]:
+    processes = [identify(int(pid)) for pid in node.stdout.readline().split()]
+    for process in processes:
+        ends.callback(process.kill)
+    return processes
 
 
 def _state(pid: int) -> str:

@@ -21,6 +21,7 @@ from agent.progress import Silent
 from agent.settings import load
 from envs.chaos import ChaosEnv
 from envs.experiment import Observer
+from envs.staging.processes import ProcessId, identify
 from tests.conftest import config_file
 from tests.waiting import wait_until
 
@@ -37,6 +38,7 @@ INTENSITY = {
     "model.registry_corrupt": 0.5,
     "model.registry_unavailable": 0.25,
     "model.bad_canary": 1.0,
+    "pod.node_kill": 0.25,
 }
 START_WITHIN_S = 240.0
 
@@ -95,6 +97,11 @@ class Trace:
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(f"{process.pid} {command[:100]}")
         return found
+
+    def raylets(self) -> list[ProcessId]:
+        """Returns the nodes of the platform that are up."""
+        found = [process.pid for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+        return [one for pid in found if (one := identify(pid)) is not None and os.getsid(pid) == self.session_id]
 
 
 class EmbeddedAgent:

@@ -26,8 +26,8 @@ async def serving(app: web.Application, port: int = 0) -> AsyncIterator[str]:
 
 
 async def _finish_accepting() -> None:
-    # A client that has just given up may still stand in the backlog. asyncio takes it up over three turns of its loop; a
-    # listener that is closed between them loses the socket (https://github.com/python/cpython/issues/109564).
+    # A client that has just given up may still stand in the backlog. asyncio takes it up over three turns of its loop,
+    # and a listener that is closed between them loses the socket (https://github.com/python/cpython/issues/109564).
     for _ in range(3):
         await asyncio.sleep(0)
 

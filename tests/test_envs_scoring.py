@@ -11,7 +11,7 @@ from envs.conformal import conformal_test, e_value
 from envs.hypothesis import Clause, Hypothesis, Mechanism, Phases
 from envs.scoring import UNIT_WINDOWS, Record, Scorer, Verdict
 from envs.telemetry.snapshot import Snapshot
-from envs.windows import Calibration, Shape, window_medians
+from envs.windows import Calibration, Shape, rows, window_medians
 
 SHAPE = Shape(window_s=3.0, reference=4, samples=6)
 SERIES = ("client/error_share", "client/p50_ms", "trainer/steps_per_s", "trainer/step", "web/ready")
@@ -85,6 +85,28 @@ def test_an_outage_is_a_weakness_with_all_that_a_reader_needs():
     assert "client/error_share" in dict(score.moved)
     assert 0.5 < score.evidence.anomaly_score <= 1.0
     assert score.evidence.spread == 0.0
+
+
+@pytest.mark.parametrize("after_s", np.arange(0.0, 9.0, 0.5))
+def test_the_shortest_outage_that_breaks_a_promise_is_seen_wherever_it_lies(after_s):
+    def down(at_s, values):
+        if 100.0 + after_s < at_s <= 101.5 + after_s:
+            values["client/error_share"] = 1.0
+
+    score = calibrated().score(recorded(down), TOPOLOGY)
+    assert score.evidence.verdict is Verdict.WEAKNESS
+    assert score.evidence.p == pytest.approx(1 / 81)
+
+
+def test_what_only_shows_at_the_end_of_a_long_fault_is_seen():
+    def late(at_s, values):
+        if 137.0 < at_s <= 140.0:
+            values["client/p50_ms"] = 900.0
+
+    record = recorded(late, cleared_s=140.0, recovered_s=140.5, ended_s=155.0)
+    score = calibrated().score(record, TOPOLOGY)
+    assert score.evidence.verdict is Verdict.WEAKNESS
+    assert score.broken[0].mechanism is Mechanism.SLOW
 
 
 def test_two_of_three_bad_samples_break_no_promise():
@@ -279,7 +301,7 @@ def test_e_values_calibrate():
 def test_windows_are_cut_where_they_should_be():
     snapshots = [Snapshot(0.5 * i, {"client/p50_ms": float(i)}) for i in range(1, 13)]
     medians = window_medians(snapshots, ["client/p50_ms"], 0.0, SHAPE)
-    assert medians[:, 0].tolist() == [3.5, 9.5]
+    assert medians[:, 0].tolist() == [3.5, 6.5, 9.5]
 
 
 def test_a_window_of_which_less_than_half_is_known_is_unknown():
@@ -288,7 +310,7 @@ def test_a_window_of_which_less_than_half_is_known_is_unknown():
 
 
 def test_units_overlap_and_never_cross_a_gap():
-    calibration = Calibration(("client/p50_ms",), SHAPE, [np.ones((12, 1)), np.full((11, 1), 7.0)])
+    calibration = Calibration(("client/p50_ms",), SHAPE, [np.ones((rows(12), 1)), np.full((rows(11), 1), 7.0)])
     assert calibration.size(6) == len(calibration.units(6)) == 3 + 2
     assert np.all(calibration.units(6) == 0.0)
 

@@ -63,6 +63,14 @@ Path(root, "pids").write_text(" ".join(map(str, [os.getpid(), *pids])))
 """
 STAYS = TREE + "time.sleep(600)"
 FAILS = TREE + "handle.write(path, replace(handle.read(path), state='failed', error='no luck')); sys.exit(4)"
+RESTARTS = (
+    TREE
+    + """
+while True:
+    with subprocess.Popen(sleeper, process_group=0) as node:
+        Path(root, "node").write_text(str(node.pid))
+"""
+)
 CRASHES = TREE + "sys.stderr.write('first\\nlast words\\n'); os.kill(os.getpid(), signal.SIGKILL)"
 
 
@@ -145,6 +153,34 @@ def test_a_guard_that_is_asked_ends_every_process_and_removes_every_file(how, en
     assert guarded.left_nothing()
     if how != "keepalive":
         os.close(guarded.keepalive)
+
+
+@pytest.mark.parametrize("how", ["asked", "killed"])
+def test_what_is_being_restarted_ends_with_the_rest(how, ends, tmp_path, short_root) -> None:
+    """A platform replaces whatever dies, until it is dead itself: nothing that it has just started may be missed."""
+    guarded = start(ends, tmp_path, short_root, RESTARTS)
+    platform, *_ = guarded.tree()
+    lost = wait_until(lambda: (short_root / "node").exists() and (short_root / "node").read_text())
+    os.kill(int(lost), signal.SIGKILL)
+    if how == "asked":
+        guarded.process.send_signal(signal.SIGTERM)
+        assert guarded.ended() == 0
+    else:
+        guarded.process.kill()
+        guarded.process.wait()
+        wait_until(lambda: not platform.is_alive())
+        assert leftovers.clear(guarded.handle) != []
+    assert [pid for pid in psutil.pids() if _session(pid) == platform.pid] == []
+    assert guarded.left_nothing()
+    os.close(guarded.keepalive)
+
+
+def _session(pid: int) -> int | None:
+    """Returns the session of a living process, None for the dead and for zombies."""
+    try:
+        return os.getsid(pid) if identify(pid) is not None else None
+    except ProcessLookupError:
+        return None
 
 
 def test_a_guard_and_its_platform_are_out_of_reach_of_our_ctrl_c(ends, tmp_path, short_root) -> None:

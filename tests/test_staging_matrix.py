@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.staging
 
 ROWS: list[str] = []
-HEAD = f"{'switch':<26}{'state':<10}{'fault':<44}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'took':>8}"
+HEAD = f"{'switch':<26}{'state':<15}{'fault':<44}{'verdict':<14}{'mechanism':<16}{'p':>7}{'back after':>12}{'took':>8}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +49,7 @@ def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
         outcome = env.experiment(fault)
     back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"
     ROWS.append(
-        f"{switch:<26}{state:<10}{sign.kind + ' on ' + sign.role:<44}{outcome.verdict:<14}"
+        f"{switch:<26}{state:<15}{sign.kind + ' on ' + sign.role:<44}{outcome.verdict:<14}"
         f"{outcome.mechanism or '-':<16}{outcome.evidence.p:>7.3f}{back:>12}{time.monotonic() - began_s:>6.0f} s"
     )
     print(ROWS[-1], "|", outcome.score.reason)
@@ -58,8 +58,9 @@ def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
 
 SIGNS = [(switch, signs[0]) for switch, signs in SWITCHES.items()] + [
     ("training.checkpoint", Sign("model.checkpoint_delete", "trainer", frozenset({"lost_progress"}))),
+    ("training.restart", Sign("pod.node_kill", "trainer", frozenset({"stuck"}))),
 ]
-"""The first sign of every switch, and one more that breaks its promise in another way."""
+"""The first sign of every switch, and some more that break its promise in another way."""
 
 each_sign = pytest.mark.parametrize(
     ("switch", "sign"), SIGNS, ids=[f"{switch}-{sign.kind.partition('.')[2]}" for switch, sign in SIGNS]
@@ -73,6 +74,35 @@ class TestHardened:
     def test_hardened(self, hardened, switch, sign):
         outcome = revealed(hardened, switch, sign, "hardened")
         assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
+
+
+WEAK_TOGETHER = (
+    "serving.replicas",
+    "serving.feature_timeout",
+    "training.restart",
+    "training.checkpoint",
+    "registry.verify",
+    "deploy.canary_gate",
+)
+"""Switches of six different parts of the platform, whose first signs do not stand in each other's way."""
+
+
+@pytest.fixture(scope="class")
+def weak(tmp_path_factory) -> Iterator[ChaosEnv]:
+    world, env = started(embedded_config(tmp_path_factory.mktemp("weak"), *WEAK_TOGETHER))
+    yield env
+    world.close()
+
+
+class TestWeakTogether:
+    """Several weaknesses in one platform: each is told by its own fault, and not hidden by the others."""
+
+    @pytest.mark.parametrize("switch", WEAK_TOGETHER)
+    def test_weak_beside_others(self, weak, switch):
+        sign = SWITCHES[switch][0]
+        outcome = revealed(weak, switch, sign, "weak beside 5")
+        assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason
+        assert outcome.mechanism in sign.mechanisms
 
 
 @each_sign
@@ -96,6 +126,7 @@ DEATHS = {
     "network.partition": "feature-store",
     "network.bandwidth": "feature-store",
     "model.checkpoint_corrupt": "trainer",
+    "pod.node_kill": "trainer",
 }
 
 
@@ -113,6 +144,17 @@ def test_the_agent_is_killed_in_the_middle(place, kind):
         killed_s = time.monotonic()
         wait_until(lambda: not agent.trace.left(), within_s=10.0)
         print(f"{kind}: everything gone {time.monotonic() - killed_s:.2f} s after SIGKILL")
+    assert recovered(config) == {"open": [], "leaked": []}
+
+
+def test_the_agent_is_killed_while_a_node_is_coming_back(place):
+    """What the platform starts at that very moment ends with the run like everything else."""
+    config = embedded_config(place)
+    with embedded_agent(config, place, "pod.node_kill", "trainer") as agent:
+        before = set(agent.trace.raylets())
+        wait_until(lambda: set(agent.trace.raylets()) - before, within_s=20.0)
+        os.kill(agent.process.pid, signal.SIGKILL)
+        wait_until(lambda: not agent.trace.left(), within_s=10.0)
     assert recovered(config) == {"open": [], "leaked": []}
 
 

@@ -13,17 +13,18 @@ from ..errors import InjectionFailed, RepairFailed, TargetNotFound
 from ..fault import Target
 from ..files import sha256
 from ..network import Impairment
+from ..node import Node
 from ..pod import Instance
 from ..registry import Version
 from .world import Document, World
 
 
 class SimulatedDriver:
-    """Pods, network, checkpoints, registry and repairs of a simulated cluster.
+    """Pods, nodes, network, checkpoints, registry and repairs of a simulated cluster.
 
     Args:
-        world: the cluster's document: `instances`, `killed`, `paused`, `routes`, `impairments`, `checkpoints`,
-            `registry`, `repairs`.
+        world: the cluster's document: `instances`, `killed`, `paused`, `nodes`, `routes`, `impairments`,
+            `checkpoints`, `registry`, `repairs`.
     """
 
     def __init__(self, world: World) -> None:
@@ -64,6 +65,37 @@ class SimulatedDriver:
         """Tells whether this injection holds the instance."""
         with self._world.change() as world:
             return bool(world["paused"].get(instance.id, {}).get("by") == injection_id)
+
+    # ---- Nodes ------------------------------------------------------------------------------------------------------
+
+    def node_of(self, target: Target) -> Node:
+        """Returns the node that holds the target and nobody else."""
+        with self._world.change() as world:
+            _require(world, target)
+            for name, node in world["nodes"].items():
+                if node["holds"] == [target.name] and node["up"]:
+                    return Node(name, {"born": node["born"]})
+        raise TargetNotFound(f"{target} lives on no node of its own that is up")
+
+    def take_down(self, node: Node) -> None:
+        """Marks the node as down and all instances on it as dead."""
+        with self._world.change() as world:
+            if _is_up(world, node):
+                world["nodes"][node.id]["up"] = False
+                for component in world["nodes"][node.id]["holds"]:
+                    world["killed"].update(dict.fromkeys(world["instances"][component], True))
+
+    def let_go(self, node: Node) -> None:
+        """Does nothing: here a node is never frozen."""
+
+    def is_up(self, node: Node) -> bool:
+        """Tells whether this very node is up."""
+        with self._world.change() as world:
+            return _is_up(world, node)
+
+    def is_held(self, node: Node) -> bool:
+        """Never."""
+        return False
 
     # ---- Network ----------------------------------------------------------------------------------------------------
 
@@ -209,6 +241,11 @@ class SimulatedDriver:
 def _require(world: Document, target: Target) -> None:
     if target.name not in world["instances"]:
         raise TargetNotFound(f"there is no {target} on this cluster; known are {', '.join(world['instances'])}")
+
+
+def _is_up(world: Document, node: Node) -> bool:
+    found = world["nodes"][node.id]
+    return bool(found["up"] and found["born"] == node.identity["born"])
 
 
 def _lives(world: Document, instance: Instance) -> bool:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actuators.actuator import Actuator, Repairs
+from actuators.by_kind import ByKind
 from actuators.clock import BootClock
 from actuators.drivers.local.checkpoints import LocalCheckpoints
 from actuators.drivers.local.network import LocalNetwork
+from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
 from actuators.drivers.local.registry import LocalRegistry
 from actuators.errors import BackburnError, BadInput, Unsafe
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
+from actuators.node import NodeActuator
 from actuators.pod import PodActuator
 from safety.recovery import recover
 from safety.watchdog import Watchdog
@@ -42,7 +45,12 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
     platform = Platform(handle_path(settings).resolve())
     pods = LocalPods(platform)
     actuators: Mapping[str, Actuator] = {
-        "pod": PodActuator(pods),
+        "pod": ByKind(
+            {
+                **dict.fromkeys(("pod.kill", "pod.pause"), PodActuator(pods)),
+                "pod.node_kill": NodeActuator(LocalNodes(platform)),
+            }
+        ),
         "network": NetworkActuator(LocalNetwork(platform)),
         "model": ModelActuator(
             LocalCheckpoints(platform), LocalRegistry(platform), pods, (settings.cluster_state_dir / "kept").resolve()

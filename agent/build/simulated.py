@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actuators.actuator import Actuator, Repairs
+from actuators.by_kind import ByKind
 from actuators.clock import ManualClock
 from actuators.drivers.simulated import SimulatedDriver
 from actuators.drivers.world import MemoryWorld, World
 from actuators.errors import BadInput
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
+from actuators.node import NodeActuator
 from actuators.pod import PodActuator
 from safety.vitals import Identity
 
@@ -32,7 +34,12 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
     """Returns the actuators of a simulated cluster, by family, and its means of repair."""
     driver = SimulatedDriver(world)
     actuators: Mapping[str, Actuator] = {
-        "pod": PodActuator(driver),
+        "pod": ByKind(
+            {
+                **dict.fromkeys(("pod.kill", "pod.pause"), PodActuator(driver)),
+                "pod.node_kill": NodeActuator(driver),
+            }
+        ),
         "network": NetworkActuator(driver),
         "model": ModelActuator(driver, driver, driver, keep),
     }

@@ -53,7 +53,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.kill", "feature-store", _STORM),
     ),
     "serving.health": (Sign("model.registry_unavailable", "model-server", _SERVING),),
-    "training.restart": (Sign("pod.kill", "trainer", _TRAINING),),
+    "training.restart": (Sign("pod.kill", "trainer", _TRAINING), Sign("pod.node_kill", "trainer", _TRAINING)),
     "training.checkpoint": (
         Sign("model.checkpoint_corrupt", "trainer", _TRAINING),
         Sign("model.checkpoint_delete", "trainer", _TRAINING),
@@ -79,6 +79,7 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
     ),
+    "a single serving node: all model servers are lost with it": Sign("pod.node_kill", "model-server", _SERVING),
 }
 """True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""
 

@@ -32,6 +32,7 @@ _DEED = {
     "model.bad_canary": "Publishing a model for {target} of whose weights {amount:.0%} were never learnt",
     "model.checkpoint_delete": "Deleting the newest checkpoint of {target} (its writer dies)",
     "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",
+    "pod.node_kill": "Killing the node that {target} lives on",
 }
 _CONSEQUENCE = {
     Mechanism.UNAVAILABLE: "makes requests fail",

@@ -135,7 +135,7 @@ def _topology_of(found: platform.Handle) -> Topology:
                 replicas=component.desired,
                 depends_on=component.depends_on,
                 labels=component.labels,
-                capabilities=_capabilities(component),
+                capabilities=_capabilities(component, found),
             )
             for name, component in found.components.items()
         ],
@@ -143,11 +143,14 @@ def _topology_of(found: platform.Handle) -> Topology:
     )
 
 
-def _capabilities(component: platform.Component) -> frozenset[str]:
+def _capabilities(component: platform.Component, found: platform.Handle) -> frozenset[str]:
+    neighbours = [other for other in found.components.values() if other.node == component.node]
     has: Mapping[str, bool] = {
         "Pods": component.desired > 0,
         "Network": bool(component.routes_in),
         "Checkpoints": component.role == _TRAINER,
         "Registry": component.role == _MODEL_SERVER,
+        # What is lost with a node that others live on as well, nobody has been asked about.
+        "Nodes": component.node in found.nodes and neighbours == [component],
     }
     return frozenset(name for name, present in has.items() if present)

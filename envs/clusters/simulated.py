@@ -25,6 +25,7 @@ from .base import Component, Topology
 Document: TypeAlias = dict[str, Any]
 
 _RESTART_S = {"gateway": 3.5, "model-server": 4.0, "feature-store": 3.5, "trainer": 15.0}
+_NODE_RESTART_S = 6.0
 _REROUTE_S = 3.0
 _HUNG_SHARE = 0.05
 _TIMEOUT_MS = 100.0
@@ -94,6 +95,10 @@ def empty_world(hidden: Hidden) -> Document:
         "instances": {name: [f"{name}-{n}" for n in range(count)] for name, count in hidden.replicas.items()},
         "killed": {},
         "paused": {},
+        "nodes": {
+            name: {"holds": [component], "up": True, "born": 0}
+            for name, component in {"serving": "model-server", "training": "trainer"}.items()
+        },
         "routes": list(_ROUTES),
         "impairments": {},
         "checkpoints": {"trainer/latest": _SOUND},
@@ -142,6 +147,7 @@ class SimulatedCluster:
         self._hidden = hidden
         self._random = random
         self._died_s: dict[str, float] = {}
+        self._lost_s: dict[str, float] = {}
         self._paused_s: dict[str, float] = {}
         self._restarts = dict.fromkeys(hidden.replicas, 0)
         self._born = 100
@@ -173,6 +179,7 @@ class SimulatedCluster:
         self.clock.advance(self.period_s)
         with self._world.change() as world:
             self._repair(world)
+            self._bring_back_nodes(world)
             self._replace_the_dead(world)
             self._let_go_of_expired(world)
             serving = self._serve(world)
@@ -191,6 +198,18 @@ class SimulatedCluster:
                 self._died_s.setdefault(instance, self._now_s)
                 world["killed"][instance] = True
         world["repairs"] = []
+
+    def _bring_back_nodes(self, world: Document) -> None:
+        for name, node in world["nodes"].items():
+            if node["up"]:
+                continue
+            lost_s = self._lost_s.setdefault(name, self._now_s)
+            for component in node["holds"]:
+                # Nobody begins to replace them while there is no place for it.
+                self._died_s |= dict.fromkeys(world["instances"][component], self._now_s)
+            if self._now_s - lost_s >= _NODE_RESTART_S:
+                node.update(up=True, born=node["born"] + 1)
+                del self._lost_s[name]
 
     def _replace_the_dead(self, world: Document) -> None:
         for component, instances in world["instances"].items():
@@ -435,6 +454,8 @@ def _checksum(content: str) -> str:
 
 def _capabilities(name: str) -> frozenset[str]:
     found = {"Pods"}
+    if name in {"model-server", "trainer"}:
+        found.add("Nodes")
     if any(route.endswith(f"->{name}") for route in _ROUTES):
         found.add("Network")
     if name == "trainer":

@@ -1,8 +1,8 @@
 """The control loop: starts everything, and keeps it as it should be.
 
-It runs in the platform's main thread, a few times a second: dead plain processes are restarted, announced ones are
-listed, repairs are carried out, and the handle says at any time who is there. What probes and exports runs in the
-monitor's thread and reads one immutable view.
+It runs in the platform's main thread, a few times a second: dead plain processes and lost nodes are restarted,
+announced processes are listed, repairs are carried out, and the handle says at any time who is there. What probes and
+exports runs in the monitor's thread and reads one immutable view.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class ControlLoop:
         self._handle = replace(first, components=components, observers=observers)
         self._registry = Registry(layout.registry)
         self._plain = plain_processes(settings, layout, ports)
+        self._cluster = RayCluster(layout, settings.restart_delay_s)
         self._training = TrainingJob(training_settings(settings, layout))
         self._roster = Roster(
             components,
@@ -133,6 +134,7 @@ class ControlLoop:
             now_s = time.monotonic()
             for process in self._plain.values():
                 process.tend(now_s)
+            self._cluster.tend(now_s)
             self._training.tend()
             while not self._repairs.empty():
                 self._repair(self._repairs.get())
@@ -148,13 +150,12 @@ class ControlLoop:
 
     def _start_ray(self) -> Serving:
         """Starts the nodes, and on them training and serving; training first, for it takes longest."""
-        cluster = RayCluster(self._layout)
-        cluster.start_head(self._ports.ray_agent)
+        self._cluster.start_head(self._ports.ray_agent)
         self._mark("ray")
-        cluster.add(TRAINING)
-        cluster.connect()
+        self._cluster.add(TRAINING)
+        self._cluster.connect()
         self._training.submit()
-        cluster.add(SERVING)
+        self._cluster.add(SERVING)
         self._mark("nodes")
         # Imported here and not above: it takes seconds, in which the training job is already on its way.
         from .serving import Serving
@@ -194,7 +195,7 @@ class ControlLoop:
             raise StagingError(f"the monitor ended: {tail(self._layout.log('platform'))}")
         view = self._roster.look(self._training.running)
         self._monitor.view = view
-        self._change(components=self._roster.listed(view, self._monitor.has_answered))
+        self._change(components=self._roster.listed(view, self._monitor.has_answered), nodes=self._cluster.raylets)
 
     def _mark(self, part: str) -> None:
         self._look()

@@ -54,7 +54,7 @@ class Component:
         depends_on: components that it calls.
         desired: how many instances it should have.
         routes_in: routes of the fault proxy that lead to it.
-        node: where it runs.
+        node: where it runs: one of the platform's nodes, or the host.
         instances: those that are alive and have answered; of the trainer, the writer of checkpoints first.
     """
 
@@ -93,6 +93,8 @@ class Handle:
         startup_s: when each part was up, seconds after the start.
         components: by name.
         observers: by name.
+        nodes: the process that is a node, by the node's name; whatever runs on it descends from it. What runs on the
+            host itself has no node that could be lost.
     """
 
     cluster_id: str
@@ -109,6 +111,7 @@ class Handle:
     startup_s: Mapping[str, float] = field(default_factory=dict)
     components: Mapping[str, Component] = field(default_factory=dict)
     observers: Mapping[str, Observer] = field(default_factory=dict)
+    nodes: Mapping[str, ProcessId] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the handle as one JSON object."""
@@ -178,6 +181,7 @@ def _typed(data: Mapping[str, Any]) -> dict[str, Any]:
         "guard": ProcessId(**data["guard"]),
         "components": {name: _component(value) for name, value in data["components"].items()},
         "observers": {name: Observer(**value) for name, value in data["observers"].items()},
+        "nodes": {name: ProcessId(**value) for name, value in data.get("nodes", {}).items()},
     }
 
 

@@ -117,7 +117,7 @@ class StagingSettings:
     """How long a rank of a hardened training job may stay silent, seconds; Ray's default is ten minutes."""
 
     restart_delay_s: float = 3.0
-    """Time from the death of a plain process to its restart, seconds."""
+    """Time from the death of a plain process, or of a node, to its restart, seconds."""
 
     startup_deadline_s: float = 180.0
     """Time within which everything must be up, seconds."""

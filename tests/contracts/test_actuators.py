@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from actuators.actuator import Actuator
+from actuators.by_kind import ByKind
 from actuators.catalogue import CATALOGUE, kind_of
 from actuators.clock import BootClock, Clock, ManualClock
 from actuators.drivers.local.checkpoints import LocalCheckpoints
 from actuators.drivers.local.network import LocalNetwork
+from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
 from actuators.drivers.local.registry import LocalRegistry
@@ -25,6 +27,7 @@ from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
+from actuators.node import NodeActuator
 from actuators.pod import PodActuator
 from agent.build.simulated import simulated_actuators
 from envs.clusters.simulated import Hidden, empty_world
@@ -43,6 +46,7 @@ TARGET = {
     "model.registry_corrupt": "model-server",
     "model.registry_unavailable": "model-server",
     "model.bad_canary": "model-server",
+    "pod.node_kill": "model-server",
 }
 
 
@@ -84,7 +88,12 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
     platform = Platform(handle)
     pods = LocalPods(platform)
     return {
-        "pod": PodActuator(pods),
+        "pod": ByKind(
+            {
+                **dict.fromkeys(("pod.kill", "pod.pause"), PodActuator(pods)),
+                "pod.node_kill": NodeActuator(LocalNodes(platform)),
+            }
+        ),
         "network": NetworkActuator(LocalNetwork(platform)),
         "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, keep),
     }
@@ -193,6 +202,7 @@ def test_another_injections_fault_is_left_alone(place, kind):
 def test_what_cannot_be_undone_says_so():
     assert {name for name, kind in CATALOGUE.items() if not kind.reversible} == {
         "pod.kill",
+        "pod.node_kill",
         "model.checkpoint_corrupt",
         "model.checkpoint_delete",
         "model.registry_corrupt",

@@ -36,6 +36,13 @@ REVEALS = {
         {Mechanism.AMPLIFIED},
     ),
     "training.restart": (Hidden(weak=frozenset({"restart"})), "pod.kill", "trainer", 0.25, {Mechanism.STUCK}),
+    "training.restart, node lost": (
+        Hidden(weak=frozenset({"restart"})),
+        "pod.node_kill",
+        "trainer",
+        0.25,
+        {Mechanism.STUCK},
+    ),
     "training.checkpoint": (
         Hidden(weak=frozenset({"checkpoint"})),
         "model.checkpoint_corrupt",
@@ -129,6 +136,25 @@ def test_whatever_happens_on_the_way_to_the_features_a_fallback_bears_it(setting
 def test_nothing_stands_in_for_a_model_server_that_cannot_be_reached(settings, tmp_path, kind, intensity):
     world = simulation(settings, tmp_path)
     assert world.experimenter.run(fault(kind, "model-server", intensity)).verdict is Verdict.WEAKNESS
+    world.close()
+
+
+def test_no_number_of_model_servers_survives_the_loss_of_their_only_node(settings, tmp_path):
+    world = simulation(settings, tmp_path, hidden=Hidden({**SINGLE, "model-server": 3}))
+    outcome = world.experimenter.run(fault("pod.node_kill", "model-server"))
+    assert (outcome.verdict, outcome.mechanism) == (Verdict.WEAKNESS, Mechanism.UNAVAILABLE)
+    assert outcome.score.recovery_s is not None, "the node comes back, and they with it"
+    world.close()
+
+
+@pytest.mark.parametrize("component", ["gateway", "feature-store"])
+def test_what_has_no_node_of_its_own_is_no_target_of_its_loss(settings, tmp_path, component):
+    world = simulation(settings, tmp_path, units=None)
+    env = ChaosEnv(world, budget_min=10.0)
+    kill = env.code.encode(env.code.fault(component, "pod.node_kill", 0.25))
+    assert not env.action_masks()[kill]
+    refused = env.experiment(env.code.fault(component, "pod.node_kill", 0.25)).refusal
+    assert f"{component} lives on no node of its own" in refused.reason
     world.close()
 
 

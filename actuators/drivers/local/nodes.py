@@ -1,0 +1,111 @@
+"""The end of real nodes: a raylet, and every process that descends from it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from ...errors import TargetNotFound
+from ...fault import Target
+from ...node import Node
+from .hold import is_same_process, send
+from .platform import ANSWER_WITHIN_S, Platform
+
+_LOOK_AGAIN_S = 0.005
+_ENDED = "ZX"
+_STOPPED = "Tt"
+
+
+class LocalNodes:
+    """The nodes of the embedded cluster; see `actuators.node.Nodes`.
+
+    Args:
+        platform: where they are found.
+    """
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def node_of(self, target: Target) -> Node:
+        """Returns the raylet that the target's processes descend from."""
+        name = self._platform.component(target)["node"]
+        handle = self._platform.read()
+        raylet = handle.get("nodes", {}).get(name)
+        if raylet is None or not is_same_process(raylet["pid"], raylet["start_ticks"]):
+            raise TargetNotFound(f"{target} lives on {name}, and no such node is up")
+        others = [other for other, found in handle["components"].items() if found["node"] == name]
+        others.remove(target.name)
+        if others:
+            raise TargetNotFound(f"{target} lives on {name} together with {', '.join(others)}; no node is its alone")
+        return Node(name, raylet)
+
+    def take_down(self, node: Node) -> None:
+        """Freezes the raylet and all its descendants, then kills them, the raylet last."""
+        raylet = _process(node)
+        if is_same_process(*raylet):
+            for process in reversed(_frozen(raylet)):
+                send(*process, signal.SIGKILL)
+
+    def let_go(self, node: Node) -> None:
+        """Lets the raylet and its descendants run, if it is still there."""
+        raylet = _process(node)
+        if is_same_process(*raylet):
+            for process in (raylet, *_descendants(raylet)):
+                send(*process, signal.SIGCONT)
+
+    def is_up(self, node: Node) -> bool:
+        """Tells whether the raylet is alive."""
+        return is_same_process(*_process(node))
+
+    def is_held(self, node: Node) -> bool:
+        """Tells whether the raylet is alive and stopped."""
+        pid, start_ticks = _process(node)
+        return is_same_process(pid, start_ticks) and _state(pid) in _STOPPED
+
+
+def _process(node: Node) -> tuple[int, int]:
+    return int(node.identity["pid"]), int(node.identity["start_ticks"])
+
+
+def _frozen(root: tuple[int, int]) -> list[tuple[int, int]]:
+    """Freezes a tree from its root down and returns all of it: who is frozen starts nobody who could be missed."""
+    tree: list[tuple[int, int]] = []
+    deadline_s = time.monotonic() + ANSWER_WITHIN_S
+    while time.monotonic() < deadline_s:
+        found = [root, *_descendants(root)]
+        new = [process for process in found if process not in tree]
+        for process in new:
+            send(*process, signal.SIGSTOP)
+        tree += new
+        if not new and all(_state(pid) in _STOPPED + _ENDED for pid, _ in tree):
+            break
+        time.sleep(_LOOK_AGAIN_S)
+    return tree
+
+
+def _descendants(root: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns pid and start time of every living descendant, parents before their children."""
+    children: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and (stat := _stat(int(entry.name))) and stat[0] not in _ENDED:
+            children[int(stat[1])].append((int(entry.name), int(stat[19])))
+    found, parents = [], [root]
+    while parents:
+        parents = [child for pid, _ in parents for child in children[pid]]
+        found += parents
+    return found
+
+
+def _state(pid: int) -> str:
+    """Returns the letter of a process's state; the one of the dead where there is none."""
+    return (_stat(pid) or [_ENDED[0]])[0]
+
+
+def _stat(pid: int) -> list[str]:
+    """Returns the fields of a process's stat from its state on, none when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
