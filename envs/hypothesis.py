@@ -72,7 +72,9 @@ class Clause:
         if (self.at_most is None) == (self.at_least is None):
             raise BadInput(f"the clause on {self.series} needs exactly one of at_most and at_least")
         if (self.must in {"return", "alert"}) != (self.within_s is not None):
-            raise BadInput(f"the clause on {self.series}: within_s belongs to `must: return` and `alert`, and to no other")
+            raise BadInput(
+                f"the clause on {self.series}: within_s belongs to `must: return` and `alert`, and to no other"
+            )
         if (self.must == "alert") != (self.mechanism is Mechanism.SILENT):
             raise BadInput(f"the clause on {self.series}: `must: alert` and the mechanism silent belong together")
         if self.must == "keep" and self.at_most is None:
@@ -202,7 +204,9 @@ def broken_clauses(
         if component_of(clause.series) in without:
             continue
         if clause.must == "alert":
-            found += [outage.as_broken() for outage in outages(clause, snapshots, phases, fault) if outage.told is False]
+            found += [
+                outage.as_broken() for outage in outages(clause, snapshots, phases, fault) if outage.told is False
+            ]
             continue
         during = [
             (s.at_s, s.values[clause.series])

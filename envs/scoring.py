@@ -7,8 +7,8 @@ took. What could not be measured is `invalid` or `inconclusive`, never `resilien
 *Silence* is the last finding: it is one only where every other promise was kept. That no alert fires is no rare event
 that fault-free time could be compared with; it is how a healthy cluster is. So the statement under test is "something
 was wrong with the target, and nobody said so". Its first half has a p-value, that of the target's own series (where an
-exporter that went dark is a loss of `up`); its second half was seen or not seen, and has none. A sham has no target, and
-so it can never be silent.
+exporter that went dark is a loss of `up`); its second half was seen or not seen, and has none. A sham has no target,
+and so it can never be silent.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-EVALUATED_EVERY_S = 0.25
+EVALUATED_EVERY_S = 0.5
 _STALE_AFTER_S = 2.0
 
 _DOWN_FOR_S = 2.0
@@ -137,7 +138,7 @@ class AlertRules:
             if component in facts.answers and now_s - at_s <= _ERRORS_OVER_S
         ]
         total = failed = 0.0
-        for before, after in zip(seen, seen[1:], strict=False):
+        for before, after in pairwise(seen):
             # One that has been restarted counts from 0 again.
             again = after.total < before.total
             total += after.total - (0.0 if again else before.total)
