@@ -6,6 +6,7 @@ that "half" means the same on a simulated, an embedded and a Kubernetes cluster.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ LEVELS = (0.25, 0.5, 1.0)
 
 _LONGEST_DELAY_MS = 2000.0
 _NARROWEST_BYTES_PER_S = 512.0
+_LEAST_CPU_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,15 @@ def _bytes_per_s(intensity: float) -> float:
     nothing.
     """
     return _NARROWEST_BYTES_PER_S / intensity**2
+
+
+def _cpu_share(intensity: float) -> float:
+    """58, 83 and 97 % of the CPU time: the rest is what is left, and half the intensity leaves its square root.
+
+    One replica of the embedded model server, asked 30 times a second, has enough left at the first level, too little at
+    the second, where two replicas still bear it together, and next to nothing at the third.
+    """
+    return 1.0 - math.pow(_LEAST_CPU_SHARE, intensity)
 
 
 _OWN_EXPORTER = frozenset({"up", "cpu_share", "memory_mb"})
@@ -226,6 +237,17 @@ _KINDS = (
         capability="Registry",
         symptom="the bad version is the one to serve",
         lapses=True,
+    ),
+    FaultKind(
+        name="pod.cpu_stress",
+        amount=_cpu_share,
+        unit="share of CPU time taken",
+        duration_s=30.0,  # beyond the deadline by which a platform is to have found other ways to serve
+        reversible=True,
+        scope="component",  # a noisy neighbour, or a limit that is too low, meets all instances alike
+        capability="Pods",
+        symptom="the instances' processes are seen stopped and seen running, by turns",
+        blinds=_OWN_EXPORTER,
     ),
     FaultKind(
         name="pod.node_kill",

@@ -1,4 +1,4 @@
-"""Faults of pods: kill and pause.
+"""Faults of pods: kill, pause and CPU stress.
 
 Victims are chosen when the fault is prepared and stand in the undo by identity, so that a recycled pid or a replaced
 pod is never mistaken for them.
@@ -48,6 +48,10 @@ class Pods(Protocol):
         """Freezes the instance; whatever freezes it lets go by itself at `until`."""
         ...
 
+    def starve(self, instance: Instance, share: float, injection_id: str, until: Instant) -> None:
+        """Takes a share of its CPU time from the instance; whatever takes it lets go by itself at `until`."""
+        ...
+
     def resume(self, instance: Instance, injection_id: str) -> None:
         """Lets the instance run again and ends whatever froze it."""
         ...
@@ -60,9 +64,13 @@ class Pods(Protocol):
         """Tells whether the instance, or anything that could freeze it under this injection, is still held."""
         ...
 
+    def is_starved(self, instance: Instance, injection_id: str) -> bool:
+        """Tells whether the instance is seen to be kept from its CPU, and to get some of it, under this injection."""
+        ...
+
 
 class PodActuator:
-    """Plans kills and pauses, and asks a driver's `Pods` to carry them out."""
+    """Plans kills, pauses and starvation, and asks a driver's `Pods` to carry them out."""
 
     def __init__(self, pods: Pods) -> None:
         self._pods = pods
@@ -76,23 +84,28 @@ class PodActuator:
         return {"instances": [asdict(instance) for instance in instances[:count]]}
 
     def inject(self, injection: Injection) -> None:
-        """Kills or freezes the victims."""
+        """Kills, freezes or starves the victims."""
+        kind, until = kind_of(injection.fault.kind), injection.expires_at
         for instance in victims(injection):
-            if injection.fault.kind == "pod.kill":
+            if kind.name == "pod.kill":
                 self._pods.kill(instance)
+            elif kind.name == "pod.pause":
+                self._pods.pause(instance, injection.id, until)
             else:
-                self._pods.pause(instance, injection.id, injection.expires_at)
+                self._pods.starve(instance, kind.amount(injection.fault.intensity), injection.id, until)
 
     def revert(self, injection: Injection) -> None:
-        """Lets frozen victims run again; the dead stay dead, and the platform replaces them."""
-        if injection.fault.kind == "pod.pause":
+        """Lets held victims run again; the dead stay dead, and the platform replaces them."""
+        if injection.fault.kind != "pod.kill":
             for instance in victims(injection):
                 self._pods.resume(instance, injection.id)
 
     def took(self, injection: Injection) -> bool:
-        """Tells whether every victim is gone, or held."""
+        """Tells whether every victim is gone, held, or starved."""
         if injection.fault.kind == "pod.kill":
             return not any(self._pods.exists(instance) for instance in victims(injection))
+        if injection.fault.kind == "pod.cpu_stress":
+            return all(self._pods.is_starved(instance, injection.id) for instance in victims(injection))
         return all(self._pods.is_paused(instance, injection.id) for instance in victims(injection))
 
     def probe_clean(self, injection: Injection) -> bool:

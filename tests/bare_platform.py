@@ -14,16 +14,20 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
+from actuators.drivers.local import hold
 from actuators.drivers.local.hold import is_same_process
 from actuators.drivers.local.platform import ask
 from envs.staging.model import untrained
 from envs.staging.processes import ProcessId, boot_id, identify
 from envs.staging.registry import Registry
 
+HOLD = Path(hold.__file__)
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
 NODE = """
 import subprocess, sys, time
@@ -60,7 +64,7 @@ class BarePlatform:
     guard: subprocess.Popen[bytes]
 
     def state_of(self, component: str) -> list[str]:
-        """Returns the state letters of a component's processes; `gone` for the dead."""
+        """Returns how a component's processes are; `gone` for the dead, `starved` for those held by turns."""
         return [_state(process.pid) for process in self.sleepers[component]]
 
     def observable(self) -> dict[str, object]:
@@ -162,7 +166,20 @@ def _state(pid: int) -> str:
     found = identify(pid)
     if found is None or not is_same_process(pid, found.start_ticks):
         return "gone"
+    if any(share < 1.0 for share in held_shares(pid)):
+        return "starved"
     return "stopped" if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" else "running"
+
+
+def held_shares(pid: int) -> list[float]:
+    """Returns for which shares of the time living holders hold a process."""
+    shares = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if str(HOLD) in command and any(argument.startswith(f"{pid}:") for argument in command):
+                shares.append(float(command[-2]))
+    return shares
 
 
 def _keep_asking(port: int, stop: threading.Event) -> None:

@@ -39,6 +39,7 @@ INTENSITY = {
     "model.registry_unavailable": 0.25,
     "model.bad_canary": 1.0,
     "pod.node_kill": 0.25,
+    "pod.cpu_stress": 1.0,
 }
 START_WITHIN_S = 240.0
 

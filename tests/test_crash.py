@@ -82,7 +82,7 @@ def recovered(config) -> dict[str, list[str]]:
 def is_undone(platform, kind: str, before: dict[str, object]):
     """What a fault did is gone: a frozen process runs, an edge is free, a checkpoint is whole. The dead stay dead."""
     now = platform.observable()
-    if kind == "pod.pause":
+    if kind in {"pod.pause", "pod.cpu_stress"}:
         return now["states"] == before["states"]
     return all(now[what] == before[what] for what in ("proxy", "checkpoint", "registry"))
 

@@ -127,6 +127,7 @@ DEATHS = {
     "network.bandwidth": "feature-store",
     "model.checkpoint_corrupt": "trainer",
     "pod.node_kill": "trainer",
+    "pod.cpu_stress": "model-server",
 }
 
 

@@ -46,9 +46,13 @@ class SimulatedDriver:
 
     def pause(self, instance: Instance, injection_id: str, until: Instant) -> None:
         """Marks the instance as held until the deadline."""
+        self.starve(instance, 1.0, injection_id, until)
+
+    def starve(self, instance: Instance, share: float, injection_id: str, until: Instant) -> None:
+        """Marks the instance as held for a share of the time, until the deadline."""
         with self._world.change() as world:
             if _lives(world, instance):
-                world["paused"][instance.id] = {"by": injection_id, "until": asdict(until)}
+                world["paused"][instance.id] = {"by": injection_id, "until": asdict(until), "share": share}
 
     def resume(self, instance: Instance, injection_id: str) -> None:
         """Lets the instance go, if it is this injection that holds it."""
@@ -65,6 +69,12 @@ class SimulatedDriver:
         """Tells whether this injection holds the instance."""
         with self._world.change() as world:
             return bool(world["paused"].get(instance.id, {}).get("by") == injection_id)
+
+    def is_starved(self, instance: Instance, injection_id: str) -> bool:
+        """Tells whether this injection holds the instance for a part of the time."""
+        with self._world.change() as world:
+            hold = world["paused"].get(instance.id, {})
+            return bool(hold.get("by") == injection_id and hold["share"] < 1.0)
 
     # ---- Nodes ------------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
     actuators: Mapping[str, Actuator] = {
         "pod": ByKind(
             {
-                **dict.fromkeys(("pod.kill", "pod.pause"), PodActuator(pods)),
+                **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(pods)),
                 "pod.node_kill": NodeActuator(LocalNodes(platform)),
             }
         ),

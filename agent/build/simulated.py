@@ -36,7 +36,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
     actuators: Mapping[str, Actuator] = {
         "pod": ByKind(
             {
-                **dict.fromkeys(("pod.kill", "pod.pause"), PodActuator(driver)),
+                **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(driver)),
                 "pod.node_kill": NodeActuator(driver),
             }
         ),

@@ -66,6 +66,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
     "monitoring.absent_alert": (
         Sign("pod.pause", "feature-store", _SILENCE),
         Sign("pod.kill", "feature-store", _SILENCE),
+        Sign("pod.cpu_stress", "feature-store", _SILENCE),
         Sign("pod.pause", "trainer", _SILENCE),
         Sign("pod.kill", "trainer", _SILENCE),
         Sign("pod.node_kill", "trainer", _SILENCE),
@@ -90,6 +91,10 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
     ),
+    "nobody starts further model servers when those that there are get too little CPU time": Sign(
+        "pod.cpu_stress", "model-server", _SERVING
+    ),
+    "nobody moves a training job that gets too little CPU time": Sign("pod.cpu_stress", "trainer", _TRAINING),
     "a single serving node: all model servers are lost with it": Sign("pod.node_kill", "model-server", _SERVING),
 }
 """True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""

@@ -31,6 +31,7 @@ _DEED = {
     "model.registry_corrupt": "Publishing a model for {target} that lost {amount:.0%} of its bytes (one reader dies)",
     "model.bad_canary": "Publishing a model for {target} of whose weights {amount:.0%} were never learnt",
     "model.checkpoint_delete": "Deleting the newest checkpoint of {target} (its writer dies)",
+    "pod.cpu_stress": "Taking {amount:.0%} of their CPU time from all instances of {target}",
     "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",
     "pod.node_kill": "Killing the node that {target} lives on",
 }

@@ -40,6 +40,9 @@ _STEPS_PER_S = 20.0
 _CHECKPOINT_EVERY_S = 2.0
 _HANG_TIMEOUT_S = 10.0
 _FALLBACK_KEEPS = 0.98
+_ANSWERS_PER_S = {"gateway": 400.0, "model-server": 137.0, "feature-store": 700.0}
+_STEPS_PER_S_OF_A_CORE = 250.0
+_LONGEST_LINE = _REQUESTS_PER_S * _CLIENT_TIMEOUT_MS / 1000.0  # who has waited so long, has left
 _ROUTES = ("gateway->model-server", "model-server->feature-store")
 _SOUND = b"weights".hex()
 _WEIGHTS = b"\x00\x00\x80\x3f" * 64
@@ -157,6 +160,7 @@ class SimulatedCluster:
         self._born = 100
         self._latency_noise = 0.0
         self._backlog_bytes = dict.fromkeys(_ROUTES, 0.0)
+        self._waiting = dict.fromkeys(_ANSWERS_PER_S, 0.0)
         self._training = _Training()
         self._accuracy_of: dict[str, float | None] = {}
 
@@ -242,18 +246,31 @@ class SimulatedCluster:
         for injection, routes in list(world["impairments"].items()):
             live = {route: found for route, found in routes.items() if not Instant(**found["until"]).reached(now)}
             world["impairments"][injection] = live
-        self._paused_s = {name: self._paused_s.get(name, self._now_s) for name in world["paused"]}
+        hung = [name for name in world["paused"] if not _cpu_left(world, name)]
+        self._paused_s = {name: self._paused_s.get(name, self._now_s) for name in hung}
 
     def _answering(self, world: Document, component: str) -> float:
         """Returns the share of requests that reach an instance which answers."""
         instances = world["instances"][component]
         alive = [name for name in instances if name not in world["killed"]]
-        awake = [name for name in alive if name not in world["paused"]]
+        awake = [name for name in alive if _cpu_left(world, name) > 0.0]
         if not awake:
             return 0.0
         # A hung instance keeps getting some requests until the router has noticed; a dead one is out at once.
         unnoticed = [name for name in alive if self._now_s - self._paused_s.get(name, -np.inf) < _REROUTE_S]
         return len(awake) / (len(awake) + _HUNG_SHARE * len(unnoticed))
+
+    def _line_s(self, world: Document, component: str) -> float:
+        """Returns how long a request waits for a component whose CPU time is too short for all of them, seconds."""
+        alive = [name for name in world["instances"][component] if name not in world["killed"]]
+        left = sum(_cpu_left(world, name) for name in alive)
+        if left in {0.0, len(alive)}:
+            self._waiting[component] = 0.0  # what is dead or hung is told by `_answering`
+            return 0.0
+        per_s = _ANSWERS_PER_S[component] * left
+        grown = self._waiting[component] + (_REQUESTS_PER_S - per_s) * self.period_s
+        self._waiting[component] = min(max(0.0, grown), _LONGEST_LINE)
+        return self._waiting[component] / per_s
 
     def _edge(self, world: Document, route: str) -> _Edge:
         """Returns what a request on a route meets now; where several faults meet, the worst of each effect counts."""
@@ -284,7 +301,7 @@ class SimulatedCluster:
         patience_ms = _TIMEOUT_MS if bounded else _CLIENT_TIMEOUT_MS
         attempts, fails = self._tries(fails, patience_ms)
         in_vain = hangs > 0.5 or (fails == 1.0 and "retries" in self._hidden.weak)
-        wait_ms = patience_ms if in_vain else edge.wait_ms
+        wait_ms = patience_ms if in_vain else edge.wait_ms + 1000.0 * self._line_s(world, "feature-store")
         answered = (1.0 - fails) * (1.0 - hangs)
         if not bounded:
             return _Fetch(answered, 0.0, wait_ms, attempts)
@@ -309,7 +326,8 @@ class SimulatedCluster:
         arrives = self._answering(world, "gateway") * (0.0 if edge.cut else 1.0 - edge.lost)
         served = arrives * self._answering(world, "model-server") * with_model
         answered = fetch.answered * served
-        total_ms = _BASE_MS + fetch.wait_ms + edge.wait_ms
+        line_s = self._line_s(world, "gateway") + self._line_s(world, "model-server")
+        total_ms = _BASE_MS + fetch.wait_ms + edge.wait_ms + 1000.0 * line_s
         if total_ms >= _CLIENT_TIMEOUT_MS:
             answered, total_ms = 0.0, _CLIENT_TIMEOUT_MS
         self._latency_noise = 0.7 * self._latency_noise + 0.1 * self._random.standard_normal()
@@ -370,11 +388,13 @@ class SimulatedCluster:
             # Without a checkpoint a job begins at nothing, where nobody has kept the ones before.
             lost = checkpoint is None and "checkpoint" in self._hidden.weak
             training.step = training.saved_step = 0.0 if lost else training.saved_step
-        hung = any(name in world["paused"] for name in ranks)
+        cpu_left = min(_cpu_left(world, name) for name in ranks)
+        hung = cpu_left == 0.0
         training.hung_since_s = min(training.hung_since_s, self._now_s) if hung and training.running else np.inf
         if self._now_s - training.hung_since_s >= _HANG_TIMEOUT_S and "hang_timeout" not in self._hidden.weak:
             self._restart_training(world)
-        training.advance(self._now_s, self.period_s, hung=hung, random=self._random)
+        pace = min(1.0, cpu_left * _STEPS_PER_S_OF_A_CORE / _STEPS_PER_S)
+        training.advance(self._now_s, self.period_s, pace=pace, random=self._random)
         if training.saved_at_s == self._now_s:
             world["checkpoints"]["trainer/latest"] = _SOUND
 
@@ -389,7 +409,7 @@ class SimulatedCluster:
     def _platform(self, world: Document) -> dict[str, float]:
         values = {}
         for name, instances in world["instances"].items():
-            awake = [i for i in instances if i not in world["killed"] and i not in world["paused"]]
+            awake = [i for i in instances if i not in world["killed"] and _cpu_left(world, i) > 0.0]
             values[f"{name}/ready"] = values[f"{name}/up"] = float(len(awake))
             values[f"{name}/restarts"] = float(self._restarts[name])
         return values
@@ -440,10 +460,11 @@ class _Training:
     saved_at_s: float = 0.0
     hung_since_s: float = np.inf
 
-    def advance(self, now_s: float, period_s: float, *, hung: bool, random: np.random.Generator) -> None:
-        self.steps_per_s = _STEPS_PER_S + 0.5 * float(random.standard_normal()) if self.running and not hung else 0.0
+    def advance(self, now_s: float, period_s: float, *, pace: float, random: np.random.Generator) -> None:
+        works = self.running and pace > 0.0
+        self.steps_per_s = pace * (_STEPS_PER_S + 0.5 * float(random.standard_normal())) if works else 0.0
         self.step += self.steps_per_s * period_s
-        if self.running and not hung and now_s - self.saved_at_s >= _CHECKPOINT_EVERY_S:
+        if works and now_s - self.saved_at_s >= _CHECKPOINT_EVERY_S:
             self.saved_step, self.saved_at_s = self.step, now_s
 
     def values(self, now_s: float) -> dict[str, float]:
@@ -452,6 +473,11 @@ class _Training:
             "trainer/step": self.step,
             "trainer/checkpoint_age_s": now_s - self.saved_at_s,
         }
+
+
+def _cpu_left(world: Document, instance: str) -> float:
+    """Returns which share of its CPU time an instance still has; none while it is held altogether."""
+    return 1.0 - float(world["paused"].get(instance, {}).get("share", 0.0))
 
 
 def _accuracy_of(content: str) -> float:

@@ -46,6 +46,7 @@ TARGET = {
     "model.registry_corrupt": "model-server",
     "model.registry_unavailable": "model-server",
     "model.bad_canary": "model-server",
+    "pod.cpu_stress": "model-server",
     "pod.node_kill": "model-server",
 }
 
@@ -90,7 +91,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
     return {
         "pod": ByKind(
             {
-                **dict.fromkeys(("pod.kill", "pod.pause"), PodActuator(pods)),
+                **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(pods)),
                 "pod.node_kill": NodeActuator(LocalNodes(platform)),
             }
         ),

@@ -1,8 +1,11 @@
-"""Holds processes frozen until a deadline, and lets them go whatever happens to whoever asked for it.
+"""Freezes processes until a deadline, always or by turns, and lets them go whatever happens to whoever asked for it.
 
 Run as a file of its own, so that it starts in milliseconds and needs nothing that could be missing:
 
-    python -I -S hold.py INJECTION_ID BOOT_ID DEADLINE_BOOTTIME_S PID:START_TICKS ...
+    python -I -S hold.py INJECTION_ID BOOT_ID DEADLINE_BOOTTIME_S SHARE PID:START_TICKS ...
+
+With a share below 1 it stops and continues them by turns, as the kernel does with a process that has used up its CPU
+quota.
 
 It waits for the line `go` before it freezes anything: whoever asked may have died in between, and a holder that never
 heard from them must do no harm. It then goes on as an orphan, for it belongs to nobody, answers `held`, waits for the
@@ -16,6 +19,9 @@ import signal
 import sys
 import time
 from pathlib import Path
+
+PERIOD_S = 0.1
+"""One turn, stopped and running together; as long as the kernel's own for CPU quotas (`cpu.max` of a cgroup)."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -47,22 +53,42 @@ def send(pid: int, start_ticks: int, number: signal.Signals) -> None:
 
 def main() -> None:
     """Freezes, waits, lets go."""
-    boot_id, deadline_s = sys.argv[2], float(sys.argv[3])
-    victims = [tuple(map(int, victim.split(":"))) for victim in sys.argv[4:]]
+    boot_id, deadline_s, share = sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+    victims = [tuple(map(int, victim.split(":"))) for victim in sys.argv[5:]]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE})
     if sys.stdin.readline() != "go\n" or _BOOT_ID.read_text().strip() != boot_id:
         return
     if os.fork():
         return
+
+    def tell(number: signal.Signals) -> None:
+        for pid, start_ticks in victims:
+            send(pid, start_ticks, number)
+
     try:
-        for pid, start_ticks in victims:
-            send(pid, start_ticks, signal.SIGSTOP)
+        tell(signal.SIGSTOP)
         os.write(1, b"held\n")
-        left_s = deadline_s - time.clock_gettime(time.CLOCK_BOOTTIME)
-        signal.sigtimedwait({signal.SIGTERM}, max(0.0, left_s))
+        while share < 1.0:
+            # A turn begins now, however late: what was missed is not made up for.
+            began_s = _now_s()
+            if _is_told_to_end(min(deadline_s, began_s + share * PERIOD_S)) or _now_s() >= deadline_s:
+                return
+            tell(signal.SIGCONT)
+            if _is_told_to_end(min(deadline_s, began_s + PERIOD_S)) or _now_s() >= deadline_s:
+                return
+            tell(signal.SIGSTOP)
+        _is_told_to_end(deadline_s)
     finally:
-        for pid, start_ticks in victims:
-            send(pid, start_ticks, signal.SIGCONT)
+        tell(signal.SIGCONT)
+
+
+def _is_told_to_end(until_s: float) -> bool:
+    """Waits until then, or for SIGTERM; tells whether that came."""
+    return signal.sigtimedwait({signal.SIGTERM}, max(0.0, until_s - _now_s())) is not None
+
+
+def _now_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kill and pause of real processes."""
+"""Kill, pause and CPU stress of real processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from ...clock import Instant
 from ...errors import InjectionFailed, RevertFailed
 from ...fault import Target
 from ...pod import Instance
-from .hold import is_same_process, send
+from .hold import PERIOD_S, is_same_process, send
 from .platform import ANSWER_WITHIN_S, Platform
 
 _HOLD = Path(__file__).with_name("hold.py")
+_ALL_THE_TIME = 1.0
+_TURNS_WATCHED = 3
+_LOOK_EVERY_S = 0.001
 
 
 class LocalPods:
@@ -45,10 +48,17 @@ class LocalPods:
 
     def pause(self, instance: Instance, injection_id: str, until: Instant) -> None:
         """Starts a holder that freezes the process and lets go by itself at the deadline."""
+        self._hold(instance, _ALL_THE_TIME, injection_id, until)
+
+    def starve(self, instance: Instance, share: float, injection_id: str, until: Instant) -> None:
+        """Starts a holder that stops the process for a share of every turn, and lets go at the deadline."""
+        self._hold(instance, share, injection_id, until)
+
+    def _hold(self, instance: Instance, share: float, injection_id: str, until: Instant) -> None:
         pid, start_ticks = _process(instance)
         if any(_holders(injection_id, pid)):
             return
-        arguments = [injection_id, until.boot_id, str(until.boottime_s), f"{pid}:{start_ticks}"]
+        arguments = [injection_id, until.boot_id, str(until.boottime_s), str(share), f"{pid}:{start_ticks}"]
         holder = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_HOLD), *arguments],
             stdin=subprocess.PIPE,
@@ -78,7 +88,19 @@ class LocalPods:
     def is_paused(self, instance: Instance, injection_id: str) -> bool:
         """Tells whether the process is stopped, or a holder of this injection lives."""
         pid, start_ticks = _process(instance)
-        return any(_holders(injection_id, pid)) or (is_same_process(pid, start_ticks) and _stat(pid)[0] == "T")
+        return any(_holders(injection_id, pid)) or (is_same_process(pid, start_ticks) and _is_stopped(pid))
+
+    def is_starved(self, instance: Instance, injection_id: str) -> bool:
+        """Watches for a few turns; tells whether the process was seen stopped and seen running under a holder."""
+        pid, start_ticks = _process(instance)
+        if not any(_holders(injection_id, pid)):
+            return False
+        seen: set[bool] = set()
+        deadline_s = time.monotonic() + _TURNS_WATCHED * PERIOD_S
+        while len(seen) < 2 and is_same_process(pid, start_ticks) and time.monotonic() < deadline_s:
+            seen.add(_is_stopped(pid))
+            time.sleep(_LOOK_EVERY_S)
+        return len(seen) == 2
 
 
 def _process(instance: Instance) -> tuple[int, int]:
@@ -110,6 +132,13 @@ def _holders(injection_id: str, victim_pid: int) -> Iterator[tuple[int, int]]:
                 yield int(entry.name), int(_stat(int(entry.name))[19])
         except OSError:
             continue
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return _stat(pid)[0] == "T"
+    except OSError:
+        return False
 
 
 def _stat(pid: int) -> list[str]:
