@@ -6,6 +6,7 @@ watch     until the fault expires, or anything stops it earlier
 recover   until every promise is kept again, or its deadline has passed
 post      two more windows
 repair    a component that is not back gets its declared repair, or is quarantined
+hush      until the cluster's own alerts have ended; nothing is chosen or begun while one fires
 score     windows to evidence to verdict
 """
 
@@ -140,6 +141,7 @@ class Experimenter:
         snapshots = self.lookout.since(injected_s - self._shape.quiet_s)
         without = self.lookout.out_of_game()
         repaired, quarantined = self._repair(fault, phases)
+        self._hush(fault)
         record = Record(fault, took, snapshots, phases, without, (self._now_s() - began_s) / 60.0)
         outcome = Outcome(
             fault=fault,
@@ -148,6 +150,7 @@ class Experimenter:
             stop=stop,
             phases=phases,
             trace=self.lookout.trace(snapshots, injected_s),
+            alerts=self.lookout.alerts(snapshots, injected_s),
             repaired=repaired,
             quarantined=quarantined,
         )
@@ -195,7 +198,7 @@ class Experimenter:
             if quiet_since_s is not None and now_s - quiet_since_s >= self._shape.quiet_s:
                 return vitals
             if now_s > deadline_s:
-                why = "; ".join(vitals.unsteady or ()) or "telemetry is missing"
+                why = "; ".join([*(vitals.unsteady or ()), *_told_of(vitals)]) or "telemetry is missing"
                 raise NotSteady(f"the steady state did not hold within {self._patience.gate_s:g} s: {why}")
 
     def calibrate(self, units: int) -> None:
@@ -314,6 +317,14 @@ class Experimenter:
         except RepairFailed:
             return False
 
+    def _hush(self, fault: Fault) -> None:
+        """Waits until no alert fires, as patiently as at a gate; the minutes are those of the fault that raised it."""
+        deadline_s = self._now_s() + self._patience.gate_s
+        if self.lookout.vitals().firing_alerts:
+            self._observer.entered("hush", fault, deadline_s)
+        while self.lookout.vitals().firing_alerts and self.supervisor.obstacle() is None and self._now_s() < deadline_s:
+            self.lookout.poll()
+
     # ---- inside ---------------------------------------------------------------------------------------------------
 
     def _has_settled(self, from_s: float) -> bool:
@@ -339,3 +350,10 @@ class Experimenter:
 
     def _now_s(self) -> float:
         return self.lookout.now_s
+
+
+def _told_of(vitals: Vitals) -> list[str]:
+    """Returns what the cluster's alerts say against going on."""
+    if vitals.firing_alerts is None:
+        return ["nobody can tell whether alerts are firing"]
+    return [f"{alert} is firing" for alert in vitals.firing_alerts]

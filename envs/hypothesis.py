@@ -3,6 +3,10 @@
 A hypothesis is a list of clauses over named series. `hold` clauses must be kept all the time that a fault is in force;
 `return` clauses may be broken, but must be kept again within a deadline from the injection; `keep` clauses forbid to
 lose what had been reached. Every clause must be kept again within `recover_within_s` of the fault's end.
+
+`alert` clauses are about being told. Their series may break its bound as long as the fault lasts; but where the target
+does so for longer than `within_s`, an alert that names it has to fire meanwhile. Their bound says what is worth an
+alarm, and is no promise of its own: neither the steady state nor the recovery depends on it.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from actuators.catalogue import kind_of
 from actuators.errors import BadInput
+from actuators.fault import Fault
 
 from .telemetry.snapshot import METRICS, Snapshot, component_of, metric_of
 
@@ -43,16 +49,17 @@ class Clause:
     Attributes:
         series: `component/metric`.
         mechanism: what it is called when this promise is broken.
-        must: `hold`, `return` or `keep` (see the module's text).
+        must: `hold`, `return`, `keep` or `alert` (see the module's text).
         at_most: highest value that keeps the promise; for `keep`, the most that may be lost.
         at_least: lowest value that keeps the promise.
-        within_s: deadline of a `return` clause, seconds from the injection.
+        within_s: deadline of a `return` clause, seconds from the injection; the longest outage that an `alert` clause
+            allows nobody to be told of, seconds.
         recover_within_s: deadline for every clause to be kept again, seconds from the end of the fault.
     """
 
     series: str
     mechanism: Mechanism
-    must: Literal["hold", "return", "keep"] = "hold"
+    must: Literal["hold", "return", "keep", "alert"] = "hold"
     at_most: float | None = None
     at_least: float | None = None
     within_s: float | None = None
@@ -64,10 +71,19 @@ class Clause:
             raise BadInput(f"hypothesis names the series {self.series!r}; allowed is component/metric with {known}")
         if (self.at_most is None) == (self.at_least is None):
             raise BadInput(f"the clause on {self.series} needs exactly one of at_most and at_least")
-        if (self.must == "return") != (self.within_s is not None):
-            raise BadInput(f"the clause on {self.series}: within_s belongs to `must: return`, and to no other")
+        if (self.must in {"return", "alert"}) != (self.within_s is not None):
+            raise BadInput(
+                f"the clause on {self.series}: within_s belongs to `must: return` and `alert`, and to no other"
+            )
+        if (self.must == "alert") != (self.mechanism is Mechanism.SILENT):
+            raise BadInput(f"the clause on {self.series}: `must: alert` and the mechanism silent belong together")
         if self.must == "keep" and self.at_most is None:
             raise BadInput(f"the clause on {self.series}: `must: keep` needs at_most, the most that may be lost")
+
+    @property
+    def bounds(self) -> bool:
+        """Whether its bound has to be kept in the steady state, and again after a fault."""
+        return self.must in {"hold", "return"}
 
     def excess(self, value: float) -> float:
         """Returns by how much a value breaks the bound, in tolerances of the metric; 0 when it keeps it."""
@@ -83,6 +99,8 @@ class Clause:
         unit = metric_of(self.series).unit
         if self.must == "keep":
             return f"{self.series} loses {bound} {unit}"
+        if self.must == "alert":
+            return f"{self.series} {bound} {unit}, or an alert within {self.within_s:g} s"
         deadline = f", again within {self.within_s:g} s of the injection" if self.within_s is not None else ""
         return f"{self.series} {bound} {unit}{deadline}"
 
@@ -116,7 +134,7 @@ class Hypothesis:
             return None
         broken = []
         for clause in self.clauses:
-            if clause.must == "keep" or component_of(clause.series) in without:
+            if not clause.bounds or component_of(clause.series) in without:
                 continue
             known = [s.values[clause.series] for s in newest if clause.series in s.values]
             if not known:
@@ -166,7 +184,11 @@ class Broken:
 
 
 def broken_clauses(
-    hypothesis: Hypothesis, snapshots: Sequence[Snapshot], phases: Phases, without: frozenset[str] = frozenset()
+    hypothesis: Hypothesis,
+    snapshots: Sequence[Snapshot],
+    phases: Phases,
+    without: frozenset[str] = frozenset(),
+    fault: Fault | None = None,
 ) -> list[Broken]:
     """Returns every promise that one experiment saw broken, the most telling mechanism first.
 
@@ -175,10 +197,16 @@ def broken_clauses(
         snapshots: the whole experiment, from before the injection to the end, oldest first.
         phases: when its parts began.
         without: components whose series are out of the game.
+        fault: what was done; None for nothing. Only its target owes an alarm.
     """
     found = []
     for clause in hypothesis.clauses:
         if component_of(clause.series) in without:
+            continue
+        if clause.must == "alert":
+            found += [
+                outage.as_broken() for outage in outages(clause, snapshots, phases, fault) if outage.told is False
+            ]
             continue
         during = [
             (s.at_s, s.values[clause.series])
@@ -189,7 +217,7 @@ def broken_clauses(
         broken = check(clause, hypothesis.samples, snapshots, during, phases)
         if broken is not None:
             found.append(broken)
-        if clause.must != "keep":
+        if clause.bounds:
             deadline_s = clause.recovery_deadline_s(phases.injected_s, phases.cleared_s)
             late = [(t, v) for t, v in during if t > deadline_s]
             not_back = _run_of_breaks(clause, late, hypothesis.samples)
@@ -244,6 +272,68 @@ def _as_broken(clause: Clause, mechanism: Mechanism, breaks: list[float]) -> Bro
     return Broken(str(clause), clause.series, mechanism, worst, clause.excess(worst), len(breaks))
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A stretch in which the target of a fault was worth an alarm for longer than is allowed without one.
+
+    Attributes:
+        clause: the promise to be told of it.
+        values: what broke its bound; empty where all of it was missing.
+        samples: how many there were, the missing ones included.
+        told: whether an alert named the target meanwhile; None when nobody can tell.
+    """
+
+    clause: Clause
+    values: tuple[float, ...]
+    samples: int
+    told: bool | None
+
+    def as_broken(self) -> Broken:
+        """Returns the broken promise. What has fallen silent altogether is shown as 0."""
+        worst = max(self.values, key=self.clause.excess, default=0.0)
+        excess = self.clause.excess(worst)
+        return Broken(str(self.clause), self.clause.series, self.clause.mechanism, worst, excess, self.samples)
+
+
+def outages(clause: Clause, snapshots: Sequence[Snapshot], phases: Phases, fault: Fault | None) -> list[Outage]:
+    """Returns the outages of a fault's target that owe an alarm, by one `alert` clause, oldest first.
+
+    Whatever else breaks meanwhile may have reasons of its own, and a sham has no target: neither owes anything.
+    """
+    if fault is None or component_of(clause.series) != fault.target.name:
+        return []
+    missing_counts = clause.series in blinded(fault)
+    found: list[Outage] = []
+    run: list[Snapshot] = []
+    for snapshot in [s for s in snapshots if phases.injected_s < s.at_s <= phases.cleared_s]:
+        value = snapshot.values.get(clause.series)
+        # What is missing for no reason is unknown, and an unknown sample proves no outage.
+        if missing_counts if value is None else clause.excess(value) > 0:
+            run.append(snapshot)
+            continue
+        found += _owing(clause, run)
+        run = []
+    return found + _owing(clause, run)
+
+
+def blinded(fault: Fault) -> frozenset[str]:
+    """Returns the series that may fall silent as an effect of a fault."""
+    return frozenset(f"{fault.target.name}/{metric}" for metric in kind_of(fault.kind).blinds)
+
+
+def _owing(clause: Clause, run: Sequence[Snapshot]) -> list[Outage]:
+    """Returns the outage that a run of samples is, none if it was too short to owe an alarm."""
+    within_s = clause.within_s or 0.0
+    if not run or run[-1].at_s - run[0].at_s <= within_s:
+        return []
+    component = component_of(clause.series)
+    told = any(alert.component == component for snapshot in run for alert in snapshot.alerts or ())
+    # Whoever wants to say that nobody was told must have looked when somebody should have been.
+    looked = any(snapshot.alerts is not None for snapshot in run if snapshot.at_s - run[0].at_s > within_s)
+    values = tuple(snapshot.values[clause.series] for snapshot in run if clause.series in snapshot.values)
+    return [Outage(clause, values, len(run), told if told or looked else None)]
+
+
 def settled_since(
     hypothesis: Hypothesis, snapshots: Sequence[Snapshot], from_s: float, without: frozenset[str] = frozenset()
 ) -> float | None:
@@ -254,7 +344,7 @@ def settled_since(
     since_s = from_s
     seen = [snapshot for snapshot in snapshots if snapshot.at_s >= from_s]
     for clause in hypothesis.clauses:
-        if clause.must == "keep" or component_of(clause.series) in without:
+        if not clause.bounds or component_of(clause.series) in without:
             continue
         run = 0
         for snapshot in seen:

@@ -10,6 +10,7 @@ from safety.vitals import ComponentVitals, Vitals
 
 from .clusters.base import Cluster
 from .hypothesis import Clause, Hypothesis, by_series, settled_since
+from .telemetry.alerts import Spell, spells
 from .telemetry.snapshot import Snapshot, component_of
 
 _KEPT_SNAPSHOTS = 4096
@@ -64,7 +65,7 @@ class Lookout:
             # A look that has shown nothing at all makes nothing younger.
             self._known_at_s = snapshot.at_s if snapshot.values else self._known_at_s
         vitals = self.vitals()
-        if self.fault_in_force or vitals.unsteady != ():
+        if self.fault_in_force or vitals.unsteady != () or vitals.firing_alerts != ():
             self.quiet_since_s = None
         elif self.quiet_since_s is None:
             self.quiet_since_s = self.now_s
@@ -88,6 +89,7 @@ class Lookout:
             service_levels={c.series: newest.values.get(c.series) for c in self._hypothesis.clauses},
             age_s=self.now_s - self._known_at_s,
             unsteady=self._hypothesis.unsteady(list(self._snapshots), self.out_of_game()),
+            firing_alerts=self._firing_alerts(),
         )
 
     def out_of_game(self) -> frozenset[str]:
@@ -102,7 +104,7 @@ class Lookout:
 
     def is_broken(self, clause: Clause) -> bool:
         """Tells whether the newest measurement breaks a promise; an unknown value does."""
-        if clause.must == "keep" or component_of(clause.series) in self.out_of_game():
+        if not clause.bounds or component_of(clause.series) in self.out_of_game():
             return False
         value = self._newest().values.get(clause.series)
         return value is None or clause.excess(value) > 0
@@ -110,7 +112,7 @@ class Lookout:
     def is_blind(self) -> bool:
         """Tells whether the newest measurement shows no promised series at all."""
         newest = self._newest()
-        return not any(clause.series in newest.values for clause in self._hypothesis.clauses)
+        return not any(clause.series in newest.values for clause in self._hypothesis.clauses if clause.must != "alert")
 
     def settled_since(self, from_s: float) -> float | None:
         """Returns since when, at or after a moment, every promise has been kept; None if one is broken now."""
@@ -137,6 +139,20 @@ class Lookout:
             name: [(round(at_s - zero_s, 2), round(value, 6)) for at_s, value in points]
             for name, points in by_series(snapshots, promised).items()
         }
+
+    def alerts(self, snapshots: Sequence[Snapshot], zero_s: float) -> list[Spell]:
+        """Returns which alerts fired in the course of some snapshots, and when, in seconds from `zero_s`."""
+        return spells((round(snapshot.at_s - zero_s, 2), snapshot.alerts) for snapshot in snapshots)
+
+    def _firing_alerts(self) -> tuple[str, ...] | None:
+        """Returns the alerts that were last seen to fire; None when nobody could tell in the newest few looks."""
+        newest = list(self._snapshots)[-self._hypothesis.samples :]
+        known = next((snapshot.alerts for snapshot in reversed(newest) if snapshot.alerts is not None), None)
+        if known is None:
+            return None
+        # Of what waits for a person everybody has been told.
+        out_of_game = self.out_of_game()
+        return tuple(sorted(str(alert) for alert in known if alert.component not in out_of_game))
 
     def _newest(self) -> Snapshot:
         return self._snapshots[-1] if self._snapshots else _NOTHING_YET

@@ -11,6 +11,7 @@ from safety.supervisor import Stop
 
 from .hypothesis import Mechanism, Phases
 from .scoring import Evidence, Score, Verdict
+from .telemetry.alerts import Spell
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Outcome:
         stop: how the fault ended.
         phases: when its parts began; None if nothing was done.
         trace: promised series around the injection: (seconds from the injection, value) pairs.
+        alerts: which of the cluster's own alerts fired, and when, seconds from the injection.
         repaired: components that got their declared repair and came back.
         quarantined: components that are out of the game since.
         alone: the score by itself, where another experiment has changed the verdict since.
@@ -37,6 +39,7 @@ class Outcome:
     stop: Stop | None = None
     phases: Phases | None = None
     trace: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    alerts: Sequence[Spell] = ()
     repaired: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
     alone: Score | None = None

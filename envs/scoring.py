@@ -3,6 +3,12 @@
 A *weakness* needs both: a promise of the hypothesis broken for several samples in a row, and a p-value that this
 cluster's own fault-free time rarely gives (`envs.conformal`). An effect on the target alone only proves that the fault
 took. What could not be measured is `invalid` or `inconclusive`, never `resilient`.
+
+*Silence* is the last finding: it is one only where every other promise was kept. That no alert fires is no rare event
+that fault-free time could be compared with; it is how a healthy cluster is. So the statement under test is "something
+was wrong with the target, and nobody said so". Its first half has a p-value, that of the target's own series (where an
+exporter that went dark is a loss of `up`); its second half was seen or not seen, and has none. A sham has no target,
+and so it can never be silent.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from actuators.fault import Fault
 
 from .clusters.base import Topology
 from .conformal import Family, conformal_test, e_value, robust_z
-from .hypothesis import Broken, Hypothesis, Mechanism, Phases, broken_clauses
+from .hypothesis import Broken, Hypothesis, Mechanism, Phases, blinded, broken_clauses, outages
 from .telemetry.snapshot import Snapshot, component_of, metric_of
 from .windows import Array, Calibration, median_over_windows, rows, window_medians
 
@@ -36,6 +42,7 @@ UNIT_WINDOWS = DURING_WINDOWS + LATE_WINDOWS + POST_WINDOWS
 _MOST_UNKNOWN = 0.10
 _BAD_TIME_ALLOWED = 0.10
 _WEIGHT_SPREAD, _WEIGHT_BUDGET, _WEIGHT_SILENT = 0.8, 0.6, 0.5
+_TERMS_OF_THEIR_OWN = frozenset({Mechanism.NOT_RECOVERED, Mechanism.SILENT})
 
 
 class Verdict(StrEnum):
@@ -57,13 +64,14 @@ class Evidence:
         effect: how far the target itself moved, in [0, 1]; proves no more than that the fault took.
         anomaly_score: how far the cluster left what its hypothesis allows, in [0, 1].
         impact: the raw deviation anywhere, in [0, 1]; shown, never rewarded.
-        p: p-value of the hypothesis family; NaN when it could not be computed.
+        p: p-value of the hypothesis family, or of the target's own series where silence is all there is; NaN when it
+            could not be computed.
         p_floor: the smallest p-value that this much calibration can give.
         mde: the smallest shift that would have been significant, in tolerances, for the least sensitive promise.
         e_value: evidence against "no weakness", to be multiplied over replicates.
         recovery_ratio: time to recover over the time allowed; infinite if it did not in time, NaN if nobody waited.
         spread: how far components moved that do not depend on the target, in [0, 1].
-        silent: whether promises broke without any alert; None where no alerts can be seen.
+        silent: whether the target was out, or a promise broke, without an alert; None where no alerts can be seen.
         cost_min: what the experiment cost, minutes.
     """
 
@@ -163,24 +171,27 @@ class Scorer:
 
     def score(self, record: Record, topology: Topology) -> Score:
         """Scores one experiment."""
-        broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without))
+        broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without, record.fault))
         promised, inside, exposed, outside = self.families(record, topology)
-        verdict, reason = self._verdict(record, broken, promised.p)
+        decisive = inside if _is_silence_alone(broken) else promised
+        verdict, reason = self._verdict(record, broken, decisive.p)
+        silent = _silent(record, broken)
         spread = max(map(_squashed, outside.moved(self._alpha).values()), default=0.0)
         recovery_ratio = self._recovery_ratio(record, broken)
         evidence = Evidence(
             verdict=verdict,
             effect=max(map(_squashed, inside.moved(self._alpha).values()), default=0.0),
-            anomaly_score=self._anomaly_score(record, broken, spread, recovery_ratio)
+            anomaly_score=self._anomaly_score(record, broken, spread, recovery_ratio, silent=bool(silent))
             if verdict is Verdict.WEAKNESS
             else 0.0,
             impact=_impact(promised, inside, exposed, outside),
-            p=promised.p,
+            p=decisive.p,
             p_floor=1.0 / (self.units + 1),
-            mde=promised.mde,
-            e_value=_e_value(verdict, promised.p),
+            mde=decisive.mde,
+            e_value=_e_value(verdict, decisive.p),
             recovery_ratio=recovery_ratio,
             spread=spread,
+            silent=silent,
             cost_min=record.cost_min,
         )
         moved = {
@@ -222,7 +233,7 @@ class Scorer:
         """Returns the test windows of every promised series, chosen by what its promise says."""
         windows: dict[str, Array] = {}
         for clause in self._hypothesis.clauses:
-            if component_of(clause.series) in record.without:
+            if component_of(clause.series) in record.without or clause.must == "alert":
                 continue
             if clause.must == "hold":
                 windows[clause.series] = np.concatenate([tested.during(clause.series), tested.post(clause.series)])
@@ -262,12 +273,15 @@ class Scorer:
             return Verdict.INVALID, "the fault's symptom was never observed"
         if broken:
             first = f"{broken[0].series} reached {broken[0].worst:.3g}, promised {broken[0].clause}"
+            first += " (and no alert fired)" if broken[0].mechanism is Mechanism.SILENT else ""
             if p <= self._alpha:
                 return Verdict.WEAKNESS, f"{first} (p = {p:.3f})"
             return Verdict.INCONCLUSIVE, f"{first}, but p = {p:.3f} does not tell it from this cluster's own noise"
         unknown = self._unknown(record)
         if unknown is not None:
             return Verdict.INVALID, f"{unknown} was unknown for more than {_MOST_UNKNOWN:.0%} of the time"
+        if self._is_unheard(record):
+            return Verdict.INVALID, "the target was out for long, and nobody can tell whether an alert fired"
         if record.phases.recovered_s is None:
             return Verdict.INVALID, "nobody saw that every promise was kept again"
         if math.isnan(p):
@@ -278,19 +292,34 @@ class Scorer:
         """Returns a promised series that was unknown too often to speak of a kept promise."""
         seen = record.after_injection
         for clause in self._hypothesis.clauses:
+            if clause.must == "alert" and record.fault is not None and clause.series in blinded(record.fault):
+                continue
             missing = sum(clause.series not in snapshot.values for snapshot in seen)
             if component_of(clause.series) not in record.without and missing >= _MOST_UNKNOWN * max(1, len(seen)):
                 return clause.series
         return None
 
-    def _anomaly_score(self, record: Record, broken: Sequence[Broken], spread: float, recovery_ratio: float) -> float:
+    def _is_unheard(self, record: Record) -> bool:
+        """Tells whether an alarm was owed of which nobody can tell whether it came."""
+        alarms = [clause for clause in self._hypothesis.clauses if clause.must == "alert"]
+        return any(
+            outage.told is None
+            for clause in alarms
+            if component_of(clause.series) not in record.without
+            for outage in outages(clause, record.snapshots, record.phases, record.fault)
+        )
+
+    def _anomaly_score(
+        self, record: Record, broken: Sequence[Broken], spread: float, recovery_ratio: float, *, silent: bool
+    ) -> float:
         """Combines how far promises were broken, as independent reasons for concern: 1 - prod(1 - weight * term)."""
         late = 0.0 if math.isnan(recovery_ratio) else max(0.0, recovery_ratio - 1.0)
         terms = (
-            max((_squashed(b.excess) for b in broken if b.mechanism is not Mechanism.NOT_RECOVERED), default=0.0),
+            max((_squashed(b.excess) for b in broken if b.mechanism not in _TERMS_OF_THEIR_OWN), default=0.0),
             1.0 if math.isinf(late) else _squashed(late),
             _WEIGHT_SPREAD * spread,
             _WEIGHT_BUDGET * _squashed(self._bad_time(record) / _BAD_TIME_ALLOWED),
+            _WEIGHT_SILENT * silent,
         )
         return 1.0 - math.prod(1.0 - term for term in terms)
 
@@ -364,6 +393,21 @@ class _TestedWindows:
     def _column(self, windows: Array, series: str) -> Array:
         column: Array = windows[:, self._series.index(series)]
         return column
+
+
+def _is_silence_alone(broken: Sequence[Broken]) -> bool:
+    return bool(broken) and all(one.mechanism is Mechanism.SILENT for one in broken)
+
+
+def _silent(record: Record, broken: Sequence[Broken]) -> bool | None:
+    """Tells whether something went wrong that no alert told of; None when nobody can tell whether one did."""
+    if any(one.mechanism is Mechanism.SILENT for one in broken):
+        return True
+    seen = record.after_injection
+    unknown = sum(snapshot.alerts is None for snapshot in seen)
+    if not seen or unknown > _MOST_UNKNOWN * len(seen):
+        return None
+    return record.fault is not None and bool(broken) and not any(snapshot.alerts for snapshot in seen)
 
 
 def _squashed(excess: float) -> float:

@@ -85,7 +85,9 @@ def steady_state(fault: Fault, vitals: Vitals, limits: Limits) -> Refusal | None
 
 
 def quiet(fault: Fault, vitals: Vitals, limits: Limits) -> Refusal | None:
-    """Refuses to add to an incident that the cluster itself has noticed."""
+    """Refuses to add to an incident that the cluster itself has noticed, or to act where nobody would notice one."""
+    if vitals.firing_alerts is None:
+        return Refusal("quiet", "nobody can tell whether alerts are firing")
     if not vitals.firing_alerts:
         return None
     return Refusal("quiet", f"alerts are firing: {', '.join(vitals.firing_alerts)}")

@@ -48,7 +48,7 @@ class Vitals:
         unsteady: what breaks the steady state now, empty when nothing does, None when nobody can tell.
         open_faults: what is being broken at this moment.
         quarantined: components that are out of the game until a person looks.
-        firing_alerts: alerts that the cluster itself raises.
+        firing_alerts: alerts that the cluster itself raises, empty when none does, None when nobody can tell.
     """
 
     identity: Identity
@@ -58,4 +58,4 @@ class Vitals:
     unsteady: tuple[str, ...] | None = None
     open_faults: tuple[Fault, ...] = ()
     quarantined: frozenset[str] = frozenset()
-    firing_alerts: tuple[str, ...] = ()
+    firing_alerts: tuple[str, ...] | None = None

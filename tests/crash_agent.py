@@ -68,6 +68,7 @@ def vitals(settings) -> Vitals:
         service_levels=dict.fromkeys(settings.limits.service_levels, 0.0),
         age_s=0.0,
         unsteady=(),
+        firing_alerts=(),
     )
 
 

@@ -47,6 +47,7 @@ class RealPrometheus:
         config = packaged.replace("../state/local/prometheus-targets.json", str(targets))
         assert config != packaged
         (folder / "prometheus.yml").write_text(config)
+        shutil.copy(PACKAGED / "alerts.yml", folder)
         self._port = _free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.process = self.start()

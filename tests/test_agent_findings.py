@@ -157,6 +157,12 @@ def test_the_more_specific_remedy_wins():
     assert (elsewhere.kind, elsewhere.role) == ("pod.kill", "*")
 
 
+@pytest.mark.parametrize("role", [*ROLES, "database"])
+@pytest.mark.parametrize("kind", CATALOGUE)
+def test_whatever_was_done_silence_is_remedied_by_telling_somebody(kind, role):
+    assert "prometheus.io" in remedy_for(Fingerprint(kind, role, Mechanism.SILENT)).source
+
+
 # ---- ground truth ---------------------------------------------------------------------------------------------------
 
 

@@ -434,9 +434,10 @@ def with_prometheus(tmp_path):
 
 
 def test_a_start_waits_until_something_is_known(with_prometheus):
-    cluster = Looking(None, Snapshot(1.0, {}), Snapshot(1.5, {"a/ready": 1.0}))
+    known = {"a/ready": 1.0}
+    cluster = Looking(None, Snapshot(1.0, {}), Snapshot(1.5, known), Snapshot(2.0, known, frozenset()))
     require_known(cluster, with_prometheus, lambda: False)
-    assert cluster.looks == 3
+    assert cluster.looks == 4
 
 
 def test_a_start_on_a_prometheus_that_scrapes_something_else_is_given_up(with_prometheus):
@@ -444,6 +445,12 @@ def test_a_start_on_a_prometheus_that_scrapes_something_else_is_given_up(with_pr
         BackburnError, match="knows none of the 1 series of this cluster after 30 s; configs/prometheus"
     ):
         require_known(Looking(), with_prometheus, lambda: False)
+
+
+def test_a_start_on_a_prometheus_without_rules_is_given_up(with_prometheus):
+    snapshots = [Snapshot(0.5 * i, {"a/ready": 1.0}) for i in range(100)]
+    with pytest.raises(BackburnError, match=r"not whether any of its alerts fires.*configs/alerts\.yml"):
+        require_known(Looking(*snapshots), with_prometheus, lambda: False)
 
 
 def test_a_start_that_is_interrupted_waits_no_more(with_prometheus):

@@ -33,6 +33,7 @@ VITALS = Vitals(
     service_levels={},
     age_s=0.5,
     unsteady=(),
+    firing_alerts=(),
 )
 KILL = Fault("pod.kill", Target("web"), 0.25, 9.0)
 
@@ -69,6 +70,7 @@ def test_a_fault_that_nothing_speaks_against_is_permitted():
             LIMITS,
         ),
         ("quiet", KILL, replace(VITALS, firing_alerts=("HighErrorRate",)), LIMITS),
+        ("quiet", KILL, replace(VITALS, firing_alerts=None), LIMITS),
         ("steady_state", KILL, replace(VITALS, unsteady=("client/error_share is 1",)), LIMITS),
         ("steady_state", KILL, replace(VITALS, unsteady=None), LIMITS),
     ],
@@ -104,7 +106,7 @@ situations = st.builds(
     unsteady=st.sampled_from([(), ("x",), None]),
     open_faults=st.lists(faults, max_size=3).map(tuple),
     quarantined=st.sets(st.sampled_from(["web", "single"])).map(frozenset),
-    firing_alerts=st.sampled_from([(), ("a",)]),
+    firing_alerts=st.sampled_from([(), ("a",), None]),
 )
 
 

@@ -29,6 +29,7 @@ VITALS = Vitals(
     service_levels={"errors": 0.0},
     age_s=0.1,
     unsteady=(),
+    firing_alerts=(),
 )
 PAUSE = Fault("pod.pause", Target("web"), 0.5, 10.0)
 

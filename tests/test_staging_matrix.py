@@ -77,14 +77,15 @@ class TestHardened:
 
 
 WEAK_TOGETHER = (
-    "serving.replicas",
     "serving.feature_timeout",
+    "serving.health",
+    "training.hang_timeout",
     "training.restart",
-    "training.checkpoint",
     "registry.verify",
     "deploy.canary_gate",
 )
-"""Switches of six different parts of the platform, whose first signs do not stand in each other's way."""
+"""Switches whose signs do not stand in each other's way: where losing a replica is an outage already, for one, what
+somebody does on top of it to those that come back cannot be told."""
 
 
 @pytest.fixture(scope="class")

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
+from envs.staging.alerts import AlertRules
 from envs.staging.checkpoints import Checkpoint, InPlaceCheckpoints
 from envs.staging.control import ControlSocket, Repair
 from envs.staging.handle import Component, Instance
@@ -97,7 +98,8 @@ def samples(collector: PlatformCollector) -> dict[str, float]:
 @pytest.fixture
 def collector(tmp_path: Path) -> PlatformCollector:
     (tmp_path / "checkpoints").mkdir()
-    return PlatformCollector(lambda: View(), Prober(list), tmp_path / "checkpoints", Registry(tmp_path / "registry"))
+    registry, rules = Registry(tmp_path / "registry"), AlertRules((), "trainer")
+    return PlatformCollector(lambda: View(), Prober(list), tmp_path / "checkpoints", registry, rules)
 
 
 def test_what_cannot_be_measured_is_absent_and_not_0(collector: PlatformCollector) -> None:
@@ -118,7 +120,9 @@ def test_files_have_an_age_as_soon_as_they_are_there(collector: PlatformCollecto
 
 def test_a_failed_job_is_told_from_one_that_was_never_submitted(tmp_path: Path) -> None:
     view = View({"trainer": ComponentView(2, (), 3)}, training_running=False)
-    collector = PlatformCollector(lambda: view, Prober(list), tmp_path, Registry(tmp_path / "registry"))
+    collector = PlatformCollector(
+        lambda: view, Prober(list), tmp_path, Registry(tmp_path / "registry"), AlertRules((), "trainer")
+    )
     found = samples(collector)
     assert found["train_running"] == 0
     assert found["component_ready/trainer"] == 0
@@ -209,7 +213,8 @@ def test_the_monitor_exports_and_its_control_socket_answers_line_by_line(
     control: ControlSocket, tmp_path: Path
 ) -> None:
     path, port = tmp_path / "control.sock", choose_ports(0).monitor
-    monitor = Monitor(port, control, tmp_path, Registry(tmp_path / "registry"))
+    rules = AlertRules(("gateway",), "trainer")
+    monitor = Monitor(port, control, tmp_path, Registry(tmp_path / "registry"), rules, front="gateway")
 
     async def scenario() -> None:
         watching = asyncio.create_task(monitor.run())

@@ -23,6 +23,7 @@ NAMES = [
     "registry.verify",
     "deploy.canary_gate",
     "training.hang_timeout",
+    "monitoring.absent_alert",
 ]
 
 

@@ -13,6 +13,7 @@ _SERVING = frozenset({"unavailable", "slow", "not_recovered"})
 _STORM = frozenset({"amplified"})
 _TRAINING = frozenset({"stuck", "lost_progress", "not_recovered"})
 _ANSWERS = frozenset({"wrong_answers", "not_recovered"})
+_SILENCE = frozenset({"silent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,17 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
     "registry.verify": (Sign("model.registry_corrupt", "model-server", _ANSWERS),),
     "deploy.canary_gate": (Sign("model.bad_canary", "model-server", _ANSWERS),),
     "training.hang_timeout": (Sign("pod.pause", "trainer", _TRAINING),),
+    # Whatever leaves a component without any exporter for long enough, while all else is borne.
+    "monitoring.absent_alert": (
+        Sign("pod.pause", "feature-store", _SILENCE),
+        Sign("pod.kill", "feature-store", _SILENCE),
+        Sign("pod.cpu_stress", "feature-store", _SILENCE),
+        Sign("pod.pause", "trainer", _SILENCE),
+        Sign("pod.kill", "trainer", _SILENCE),
+        Sign("pod.node_kill", "trainer", _SILENCE),
+        Sign("model.checkpoint_corrupt", "trainer", _SILENCE),
+        Sign("model.checkpoint_delete", "trainer", _SILENCE),
+    ),
 }
 """The first sign of a switch is the one that its test looks for."""
 

@@ -124,6 +124,15 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
             "recovered_s": None if phases.recovered_s is None else phases.recovered_s - start_s,
             "ended_s": phases.ended_s - start_s,
         },
+        "alerts": [
+            {
+                "alert": spell.alert.name,
+                "component": spell.alert.component,
+                "from_s": spell.from_s,
+                "until_s": spell.until_s,
+            }
+            for spell in outcome.alerts
+        ],
         "trace": {name: [list(point) for point in points] for name, points in outcome.trace.items()},
     }
 

@@ -42,6 +42,7 @@ _CONSEQUENCE = {
     Mechanism.WRONG_ANSWERS: "makes answers wrong",
     Mechanism.SLOW: "makes answers slow",
     Mechanism.AMPLIFIED: "multiplies the requests to it",
+    Mechanism.SILENT: "raises no alert",
     Mechanism.NOT_RECOVERED: "leaves damage behind after it has ended",
 }
 

@@ -12,7 +12,7 @@ from safety.vitals import Identity
 from ..staging import handle as platform
 from ..staging.errors import StagingError
 from ..telemetry.poller import Poller, Source
-from ..telemetry.reading import Gauge, Quantile, Rate, Ratio, Reading
+from ..telemetry.reading import Answering, Gauge, Quantile, Rate, Ratio, Reading
 from ..telemetry.scrape import Exporter
 from ..telemetry.snapshot import Snapshot
 from .base import Component, Topology
@@ -58,6 +58,7 @@ def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
     for name in components:
         labels = {"component": name}
         readings[f"{name}/ready"] = ("monitor", Gauge("component_ready", labels))
+        readings[f"{name}/up"] = (name, Answering())
         readings[f"{name}/restarts"] = ("monitor", Gauge("component_restarts_total", labels))
         readings[f"{name}/cpu_share"] = (name, Rate("process_cpu_seconds_total"))
         readings[f"{name}/memory_mb"] = (name, Gauge("process_resident_memory_bytes", scale=1e-6))

@@ -15,6 +15,7 @@ from actuators.errors import BackburnError, BadInput
 from safety.vitals import Identity
 
 from ..hypothesis import Hypothesis
+from ..telemetry.alerts import Alert
 from ..telemetry.snapshot import Snapshot
 from .base import Topology
 
@@ -55,6 +56,7 @@ class Recording:
             draft,
             about=np.array(json.dumps(about)),
             at_s=np.array([snapshot.at_s for snapshot in self.snapshots]),
+            alerts=np.array(json.dumps([_alerts_json(snapshot) for snapshot in self.snapshots])),
             values=np.array([[s.values.get(name, unknown) for name in self.series] for s in self.snapshots]),
         )
         draft.replace(path)
@@ -71,8 +73,10 @@ class Recording:
                 about = json.loads(str(kept["about"]))
                 # A value that is not known is no finite number, and a snapshot leaves it out.
                 snapshots = [
-                    Snapshot(float(at_s), dict(zip(about["series"], map(float, row), strict=True)))
-                    for at_s, row in zip(kept["at_s"], kept["values"], strict=True)
+                    Snapshot(float(at_s), dict(zip(about["series"], map(float, row), strict=True)), _alerts_of(firing))
+                    for at_s, row, firing in zip(
+                        kept["at_s"], kept["values"], json.loads(str(kept["alerts"])), strict=True
+                    )
                 ]
             return cls(
                 Identity(**about["identity"]),
@@ -83,6 +87,15 @@ class Recording:
             )
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise BadInput(f"{path} is not a recording: {error}") from error
+
+
+def _alerts_json(snapshot: Snapshot) -> list[list[str | None]] | None:
+    """Returns the firing alerts as JSON; null when nobody could tell."""
+    return None if snapshot.alerts is None else sorted([[a.name, a.component] for a in snapshot.alerts], key=str)
+
+
+def _alerts_of(data: Sequence[Sequence[str]] | None) -> frozenset[Alert] | None:
+    return None if data is None else frozenset(Alert(name, component) for name, component in data)
 
 
 class RecordedCluster:
@@ -137,7 +150,11 @@ class SteadyCluster:
         self.clock = ManualClock("recorded")
         self._topology = topology
         ready = {f"{component.name}/ready": float(component.replicas) for component in topology.components}
-        kept = {c.series: c.at_most if c.at_most is not None else c.at_least or 0.0 for c in hypothesis.clauses}
+        kept = {
+            c.series: c.at_most if c.at_most is not None else c.at_least or 0.0
+            for c in hypothesis.clauses
+            if c.must != "alert"
+        }
         self._values = ready | kept
         self.series: Sequence[str] = tuple(self._values)
 
@@ -148,4 +165,4 @@ class SteadyCluster:
     def next_snapshot(self, timeout_s: float) -> Snapshot:
         """Moves time on by one period and returns what is seen then."""
         self.clock.advance(self.period_s)
-        return Snapshot(self.clock.boottime_s, self._values)
+        return Snapshot(self.clock.boottime_s, self._values, frozenset())

@@ -19,6 +19,7 @@ from actuators.clock import Instant, ManualClock
 from safety.limits import OPT_IN_LABEL
 from safety.vitals import Identity
 
+from ..telemetry.alerts import Alert
 from ..telemetry.snapshot import Snapshot
 from .base import Component, Topology
 
@@ -48,6 +49,7 @@ _WEIGHTS = b"\x00\x00\x80\x3f" * 64
 _MODEL = (2).to_bytes(8, "little") + b"{}" + _WEIGHTS
 _GOOD, _GUESSED = 0.97, 0.25
 _LEAST_AGREEMENT = 0.8
+_DOWN_FOR_S = 2.0
 
 MECHANISMS = (
     "feature_timeout",
@@ -58,6 +60,7 @@ MECHANISMS = (
     "hang_timeout",
     "verify",
     "canary_gate",
+    "absent_alert",
 )
 """What may be absent on a simulated cluster, each the namesake of a switch of the embedded one."""
 
@@ -134,7 +137,7 @@ class SimulatedCluster:
         "trainer/steps_per_s",
         "trainer/step",
         "trainer/checkpoint_age_s",
-        *(f"{name}/{metric}" for name in _RESTART_S for metric in ("ready", "restarts")),
+        *(f"{name}/{metric}" for name in _RESTART_S for metric in ("ready", "up", "restarts")),
         "gateway/request_ms",
         "feature-store/request_ms",
         "model-server/fallback_share",
@@ -152,6 +155,7 @@ class SimulatedCluster:
         self._died_s: dict[str, float] = {}
         self._lost_s: dict[str, float] = {}
         self._paused_s: dict[str, float] = {}
+        self._down_s: dict[str, float] = {}
         self._restarts = dict.fromkeys(hidden.replicas, 0)
         self._born = 100
         self._latency_noise = 0.0
@@ -189,7 +193,7 @@ class SimulatedCluster:
             serving = self._serve(world)
             self._train(world)
             values = {**serving, **self._platform(world), **self._training.values(self._now_s)}
-        return Snapshot(self._now_s, values)
+        return Snapshot(self._now_s, values, self._alerts(values))
 
     # ---- laws -----------------------------------------------------------------------------------------------------
 
@@ -406,9 +410,18 @@ class SimulatedCluster:
         values = {}
         for name, instances in world["instances"].items():
             awake = [i for i in instances if i not in world["killed"] and _cpu_left(world, i) > 0.0]
-            values[f"{name}/ready"] = float(len(awake))
+            values[f"{name}/ready"] = values[f"{name}/up"] = float(len(awake))
             values[f"{name}/restarts"] = float(self._restarts[name])
         return values
+
+    def _alerts(self, values: Mapping[str, float]) -> frozenset[Alert]:
+        """Returns the alerts that fire: a component whose exporters are all away is noticed, if anybody expects it."""
+        down = [name for name in self._hidden.replicas if values[f"{name}/up"] == 0.0]
+        self._down_s = {name: self._down_s.get(name, self._now_s) for name in down}
+        if "absent_alert" in self._hidden.weak:
+            return frozenset()
+        overdue = [name for name, since_s in self._down_s.items() if self._now_s - since_s >= _DOWN_FOR_S]
+        return frozenset(Alert("ComponentDown", name) for name in overdue)
 
     @property
     def _now_s(self) -> float:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from .alerts import AlertRules
 from .client import ClientSettings
 from .feature_store import FeatureStoreSettings
 from .gateway import GatewaySettings
@@ -41,6 +42,12 @@ def described(settings: StagingSettings) -> dict[str, Component]:
         FEATURE_STORE: _component(FEATURE_STORE, 1, routes=(_TO_FEATURE_STORE,)),
         TRAINER: _component(TRAINER, RANKS, node="training"),
     }
+
+
+def alert_rules(settings: StagingSettings) -> AlertRules:
+    """Returns the rules by which the platform tells of its own troubles."""
+    told_to_expect = settings.switches.monitoring_absent_alert == "hardened"
+    return AlertRules(tuple(described(settings)) if told_to_expect else (), TRAINER)
 
 
 def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> dict[str, PlainProcess]:

@@ -23,6 +23,7 @@ from .components import (
     FEATURE_STORE,
     GATEWAY,
     MONITOR,
+    alert_rules,
     described,
     model_server_settings,
     plain_processes,
@@ -90,7 +91,8 @@ class ControlLoop:
         self._repairs: queue.SimpleQueue[Repair] = queue.SimpleQueue()
         self._wake = threading.Event()
         control = ControlSocket(layout.control_socket, self._status, self._accept)
-        self._monitor = Monitor(ports.monitor, control, layout.checkpoints, self._registry)
+        rules = alert_rules(settings)
+        self._monitor = Monitor(ports.monitor, control, layout.checkpoints, self._registry, rules, front=GATEWAY)
         self._monitor.view = self._roster.look(None)
 
     def start(self) -> None:

@@ -50,6 +50,9 @@ class Switches:
     training_hang_timeout: Strength = "hardened"
     """Weak: a rank that hangs is waited for as long as Ray's default says. Hardened: the job soon starts anew."""
 
+    monitoring_absent_alert: Strength = "hardened"
+    """Weak: alerts compare values, and a dead exporter has none. Hardened: its absence is an alarm."""
+
     def __post_init__(self) -> None:
         for name, value in self.to_mapping().items():
             if value not in get_args(Strength):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,11 +21,13 @@ from urllib3 import Retry
 from actuators.clock import Clock
 from actuators.errors import BackburnError
 
-from .promql import Query
+from .alerts import WATCHDOG, Alert, known
+from .promql import AlertQueries, Query
 from .snapshot import Snapshot
 
 _REMEMBERED = 64
 _VALUE_OF, _MEASURED_OF = "value_of", "measured_of"
+_RULES = "ALERTS"
 
 
 class NoAnswer(BackburnError):
@@ -98,11 +100,20 @@ class Prometheus:
         catalogue: every series, and the query for it.
         clock: the cluster's.
         max_age_s: how old a measurement may be, seconds.
+        alerts: how to ask which alerts fire; None: nobody can tell.
     """
 
-    def __init__(self, server: Server, catalogue: Mapping[str, Query], clock: Clock, *, max_age_s: float) -> None:
+    def __init__(
+        self,
+        server: Server,
+        catalogue: Mapping[str, Query],
+        clock: Clock,
+        *,
+        max_age_s: float,
+        alerts: AlertQueries | None = None,
+    ) -> None:
         self._server = server
-        self._question = question(catalogue)
+        self._question = question(catalogue, alerts)
         self._clock = clock
         self._max_age_s = max_age_s
         self._translated = Translation()
@@ -111,13 +122,16 @@ class Prometheus:
         """Asks once for everything."""
         asked_s = self._clock.now().boottime_s
         try:
-            answer = measurements(self._server.ask(self._question))
+            elements = self._server.ask(self._question)
         except NoAnswer:
             return Snapshot(asked_s, {})
+        answer = measurements(elements)
         measured_s = self._translated.to_boot_time(answer, asked_s)
         oldest_s = self._clock.now().boottime_s - self._max_age_s
         fresh = {series: at_s for series, at_s in measured_s.items() if at_s >= oldest_s}
-        return Snapshot(max(fresh.values(), default=asked_s), {series: answer[series].value for series in fresh})
+        alerts = known(firing(elements)) if fresh.pop(_RULES, None) is not None else None
+        values = {series: answer[series].value for series in fresh}
+        return Snapshot(max(fresh.values(), default=asked_s), values, alerts)
 
     def close(self) -> None:
         """Closes the way to the server."""
@@ -163,10 +177,14 @@ class Translation:
         return min(not_older, default=asked_s - max(0.0, measurement.told_s - measurement.at_s))
 
 
-def question(catalogue: Mapping[str, Query]) -> str:
-    """Returns one question for all series: an element with the value of each, and one with its time."""
-    parts = []
-    for series, query in catalogue.items():
+def question(catalogue: Mapping[str, Query], alerts: AlertQueries | None = None) -> str:
+    """Returns one question for all series: an element with the value of each, and one with its time.
+
+    Whether rules are evaluated is asked for like one more series; every alert that fires is an element of its own.
+    """
+    parts = [] if alerts is None else [alerts.firing]
+    rules = {} if alerts is None else {_RULES: alerts.watched}
+    for series, query in {**catalogue, **rules}.items():
         parts.append(f'label_replace({query.value}, "{_VALUE_OF}", "{series}", "", "")')
         parts.append(f'label_replace({query.measured}, "{_MEASURED_OF}", "{series}", "", "")')
     return " or ".join(parts)
@@ -190,6 +208,21 @@ def measurements(elements: object) -> dict[str, Measurement]:
         for series, (told_s, value) in values.items()
         if series in times
     }
+
+
+def firing(elements: object) -> Iterator[Alert]:
+    """Yields the alerts in the answer to `question`.
+
+    Those of a rule that passes alerts on bear the name of what they pass on in the label `alert`. One that names no
+    component belongs to nobody here, but for the watchdog.
+    """
+    for element in elements if isinstance(elements, list) else []:
+        found = _element(element)
+        if found is not None and "alertname" in found[0]:
+            labels = found[0]
+            alert = Alert(labels.get("alert", labels["alertname"]), labels.get("component", ""))
+            if alert.component or alert.name == WATCHDOG:
+                yield alert
 
 
 def _element(element: Any) -> tuple[dict[str, str], float, float] | None:  # noqa: ANN401

@@ -15,7 +15,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .reading import Gauge, Quantile, Rate, Ratio, Reading
+from .alerts import WATCHDOG
+from .reading import Answering, Gauge, Quantile, Rate, Ratio, Reading
 
 _INSTANCE = "on (job, instance)"
 
@@ -62,6 +63,15 @@ class Exporters:
             case Quantile():
                 events = self._samples(f"{reading.name}_bucket", {"le": "+Inf"})
                 return Query(self._quantile(reading, events), self._measured(events))
+            case Answering():
+                return self._answering()
+
+    def _answering(self) -> Query:
+        everybody = _selector("up", {name: label for name, label in self.labels.items() if name != "job"})
+        anybody = f"sum({_no_older(everybody, self.max_age_s)})"
+        # A component without any target is known to be away as long as others are known to be there.
+        value = f"(sum({self._fresh(self._up)}) or 0 * {anybody}) and {anybody} > 0"
+        return Query(value, f"({self._measured(self._up)} or max(timestamp({everybody})))")
 
     def _rate(self, samples: str) -> str:
         seconds = f"(timestamp({self._up}) - timestamp({self._up}{self._before}) > 0)"
@@ -91,10 +101,7 @@ class Exporters:
         return f"{vector} and {_INSTANCE} timestamp({self._up}) > time() - {self.max_age_s}"
 
     def _samples(self, name: str, labels: Mapping[str, str]) -> str:
-        # JSON and PromQL quote strings alike.
-        wanted = {**self.labels, **labels}.items()
-        matchers = ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in wanted)
-        return f"{name}{{{matchers}}}"
+        return _selector(name, {**self.labels, **labels})
 
     @property
     def _up(self) -> str:
@@ -103,3 +110,38 @@ class Exporters:
     @property
     def _before(self) -> str:
         return f" offset {round(1000 * self.over_s)}ms"
+
+
+@dataclass(frozen=True, slots=True)
+class AlertQueries:
+    """How a Prometheus that evaluates alert rules is asked which of them fire.
+
+    Attributes:
+        labels: what all alerts of the cluster bear.
+        max_age_s: how old an evaluation may be, seconds.
+    """
+
+    labels: Mapping[str, str]
+    max_age_s: float
+
+    @property
+    def watched(self) -> Query:
+        """Yields something as long as rules are evaluated, and when they last were."""
+        watchdog = _selector("ALERTS", {**self.labels, "alertname": WATCHDOG, "alertstate": "firing"})
+        return Query(f"sum({watchdog})", f"min(timestamp({watchdog}))")
+
+    @property
+    def firing(self) -> str:
+        """Yields every alert that fires, with all its labels."""
+        # Prometheus ends an alert's series with the alert, but not those that it left behind when it was killed.
+        return _no_older(_selector("ALERTS", {**self.labels, "alertstate": "firing"}), self.max_age_s)
+
+
+def _no_older(vector: str, age_s: float) -> str:
+    return f"{vector} and timestamp({vector}) > time() - {age_s}"
+
+
+def _selector(name: str, labels: Mapping[str, str]) -> str:
+    # JSON and PromQL quote strings alike.
+    matchers = ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in labels.items())
+    return f"{name}{{{matchers}}}"

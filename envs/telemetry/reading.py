@@ -126,7 +126,20 @@ class Quantile:
         return _interpolated(sorted(grown.items()), self.q * total) * self.scale
 
 
-Reading: TypeAlias = Gauge | Rate | Ratio | Quantile
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """How many of the owner's exporters answered.
+
+    0 is knowledge here: nobody of that name answered while others did. A round in which nobody answered at all says
+    nothing of anybody; whoever evaluates readings leaves it out.
+    """
+
+    def value(self, changes: Sequence[Change]) -> float | None:
+        """Returns the number of exporters that have just answered."""
+        return float(len(changes))
+
+
+Reading: TypeAlias = Gauge | Rate | Ratio | Quantile | Answering
 
 
 def _interpolated(cumulative: Sequence[tuple[float, float]], rank: float) -> float:

@@ -7,7 +7,7 @@ snapshot. What stays silent is unknown.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,10 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from actuators.clock import Clock
 
+from .alerts import Alert, known
 from .reading import Change, Reading, Samples
 from .snapshot import Snapshot
 
 _THREADS = 8
+_ALERT_METRIC = "alert_firing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +85,19 @@ class Scraper:
         answers = dict(zip(exporters, self._threads.map(self._ask, exporters), strict=True))
         self._looks = {exporter: self._remember(exporter, look) for exporter, look in answers.items()}
         changes: dict[str, list[Change]] = {}
+        alerts: list[Alert] = []
         for exporter, look in answers.items():
             if look is not None:
                 changes.setdefault(exporter.owner, []).append(self._change(exporter, look))
+                alerts += _firing(exporter.owner, look.samples)
+        if not changes:
+            return Snapshot(asked_s, {})
         values = {}
         for series, (owner, reading) in self._readings.items():
             value = reading.value(changes.get(owner, ()))
             if value is not None:
                 values[series] = value
-        return Snapshot(asked_s, values)
+        return Snapshot(asked_s, values, known(alerts))
 
     def close(self) -> None:
         """Ends the threads and connections."""
@@ -118,6 +124,14 @@ class Scraper:
     def _change(self, exporter: Exporter, look: Look) -> Change:
         first = self._looks[exporter][0]
         return Change(first.samples, look.samples, look.at_s - first.at_s)
+
+
+def _firing(owner: str, samples: Samples) -> Iterator[Alert]:
+    """Yields the alerts that an exporter says are firing; those that name no component are about its owner."""
+    for key, value in samples.get(_ALERT_METRIC, {}).items():
+        labels = dict(key)
+        if value > 0 and "alert" in labels:
+            yield Alert(labels["alert"], labels.get("component", owner))
 
 
 def parsed(text: str) -> Samples:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from .alerts import Alert
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -16,10 +18,12 @@ class Snapshot:
         at_s: when, on the cluster's clock (boot time), seconds.
         values: newest value per series, named `component/metric`. A series that could not be measured is absent:
             unknown, never 0 and never fine. So is one whose value is no finite number; it is left out on the way in.
+        alerts: those that the cluster itself raises; None when nobody can tell, which is not the same as none.
     """
 
     at_s: float
     values: Mapping[str, float]
+    alerts: frozenset[Alert] | None = None
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.values.values())):
@@ -68,6 +72,8 @@ _METRICS = (
     Metric("step", "platform", "steps", "down", 100.0, 5.0, progress=True),
     Metric("checkpoint_age_s", "platform", "s", "up", 10.0, 0.5),
     Metric("ready", "platform", "instances", "down", 0.5, 0.1),
+    # The noise of an exporter that is there is none: its loss must stand out from whatever a busy host does to others.
+    Metric("up", "platform", "exporters", "down", 0.5, 0.05),
     Metric("restarts", "platform", "restarts", "up", 0.5, 0.1),
     Metric("request_ms", "platform", "ms", "up", 50.0, 1.0),
     Metric("fallback_share", "platform", "share of answers", "up", 0.1, 0.01),

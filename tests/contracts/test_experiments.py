@@ -85,6 +85,13 @@ REVEALS = {
         0.25,
         {Mechanism.STUCK},
     ),
+    "monitoring.absent_alert": (
+        Hidden(weak=frozenset({"absent_alert"})),
+        "pod.pause",
+        "feature-store",
+        0.25,
+        {Mechanism.SILENT},
+    ),
 }
 
 
