@@ -18,6 +18,8 @@ LEVELS = (0.25, 0.5, 1.0)
 _LONGEST_DELAY_MS = 2000.0
 _NARROWEST_BYTES_PER_S = 512.0
 _LEAST_CPU_SHARE = 0.03
+_LARGEST_DRIFT = 2.0
+_LONGEST_LAG_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,16 @@ def _cpu_share(intensity: float) -> float:
     the second, where two replicas still bear it together, and next to nothing at the third.
     """
     return 1.0 - math.pow(_LEAST_CPU_SHARE, intensity)
+
+
+def _drift(intensity: float) -> float:
+    """0.5, 1 and 2 standard deviations: what is seen in a chart only, what nobody can miss, and another world."""
+    return _LARGEST_DRIFT * intensity
+
+
+def _lag_s(intensity: float) -> float:
+    """5, 10 and 20 s, where a second or two is usual."""
+    return _LONGEST_LAG_S * intensity
 
 
 _OWN_EXPORTER = frozenset({"up", "cpu_share", "memory_mb"})
@@ -259,6 +271,46 @@ _KINDS = (
         capability="Nodes",
         symptom="the process that is the node is gone",
         blinds=_OWN_EXPORTER,
+    ),
+    FaultKind(
+        name="data.corrupt_rows",
+        amount=_share,
+        unit="share of rows with values that cannot be",
+        duration_s=15.0,
+        reversible=True,
+        scope="component",
+        capability="Datasets",
+        symptom="rows towards the target were corrupted",
+    ),
+    FaultKind(
+        name="data.schema_change",
+        amount=_share,
+        unit="share of a row's fields called otherwise",
+        duration_s=15.0,
+        reversible=True,
+        scope="component",
+        capability="Datasets",
+        symptom="rows towards the target have other fields",
+    ),
+    FaultKind(
+        name="data.drift",
+        amount=_drift,
+        unit="standard deviations added to all values",
+        duration_s=15.0,
+        reversible=True,
+        scope="component",
+        capability="Datasets",
+        symptom="rows towards the target have shifted values",
+    ),
+    FaultKind(
+        name="data.stream_delay",
+        amount=_lag_s,
+        unit="s by which the rows of one partition are late",
+        duration_s=15.0,
+        reversible=True,
+        scope="component",
+        capability="Datasets",
+        symptom="rows towards the target were held back",
     ),
 )
 

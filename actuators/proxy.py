@@ -22,9 +22,17 @@ Effects, on bytes towards the upstream unless it says otherwise:
     partition  nothing passes in either direction, and connections are accepted but lead nowhere
     bandwidth  chunks pass one after the other at so many bytes/s, all connections together
 
-`affected` counts what was felt: chunks delayed, kept from passing or made to wait, and connections reset. Verbs are
-absolute ("hold this route's bytes back by 200 ms", never "200 ms more") and idempotent. `clear` of an unknown id
-succeeds. Where several faults meet on one route, each of them holds; the longest wait counts.
+Effects on rows, one JSON object per line (`actuators.rows`), on a route on which such lines go to the upstream:
+
+    corrupt_rows   so large a share of the rows has values that cannot be
+    schema_change  so large a share of a row's fields is called otherwise
+    drift          all values are larger by so much
+    stream_delay   all rows of one partition, the first that is met, are held back by so many seconds, and with them
+                   whatever comes after them on their connection
+
+`affected` counts what was felt: rows changed or held; chunks delayed, kept from passing or made to wait; connections
+reset. Verbs are absolute ("hold this route's bytes back by 200 ms", never "200 ms more") and idempotent. `clear` of an
+unknown id succeeds. Where several faults meet on one route, each of them holds; the longest wait counts.
 
 When a fault ends, whatever waits because of it passes at once. What a partition has kept from passing is lost, and its
 connections are reset: the callers have long given up, and nobody should have to answer them all in one moment.
@@ -36,166 +44,21 @@ import argparse
 import asyncio
 import contextlib
 import json
-import random
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from .clock import BootClock, Clock, Instant
+from .clock import BootClock, Clock
 from .errors import BadInput
-from .network import Effect, Impairment
+from .fault_table import FaultTable, InForce
+from .rows import LineCutter
 
 _CHUNK_BYTES = 64 * 1024
 _CHUNKS_IN_FLIGHT = 256
 """Chunks a delayed connection may hold before the sender feels it; bounds the proxy's memory."""
 
-_LOOK_AGAIN_S = 1.0
-"""Longest time between two looks at the deadlines: timers stand still while a machine sleeps, deadlines do not."""
-
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-@dataclass(slots=True)
-class InForce:
-    """An impairment of one route, until its deadline.
-
-    Attributes:
-        id: of the injection.
-        route: whose bytes it meets.
-        impairment: what is done to them.
-        expires_at: when it ends by itself.
-        draws: decides which messages are lost; named from the injection, so that a repetition loses the same ones.
-        affected: how often it was felt.
-        free_at_s: loop time at which a narrow edge is through with everything that was handed to it.
-        gone: set when it has ended.
-    """
-
-    id: str
-    route: str
-    impairment: Impairment
-    expires_at: Instant
-    draws: random.Random
-    affected: int = 0
-    free_at_s: float = 0.0
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def passes_at_s(self, size: int, now_s: float) -> float:
-        """Returns when a chunk that comes now may pass; a chunk of no bytes is the end of a stream.
-
-        Raises:
-            ConnectionResetError: never, and its connection breaks.
-        """
-        amount = self.impairment.amount
-        match self.impairment.effect:
-            case Effect.DELAY:
-                self.affected += size > 0
-                return now_s + amount / 1000.0
-            case Effect.BANDWIDTH:
-                self.affected += size > 0
-                self.free_at_s = max(self.free_at_s, now_s) + size / amount
-                return self.free_at_s
-            case Effect.LOSS:
-                if size > 0 and self.draws.random() < amount:
-                    self.affected += 1
-                    raise ConnectionResetError(f"{self.route} loses messages")
-        return now_s
-
-    async def wait_until(self, loop_s: float) -> None:
-        """Waits until a loop time, or until the fault has ended."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(loop_s):
-                await self.gone.wait()
-
-    def described(self) -> dict[str, Any]:
-        """Returns what `list` says of it."""
-        impairment = self.impairment
-        return {
-            "id": self.id,
-            "route": self.route,
-            "effect": impairment.effect,
-            "amount": impairment.amount,
-            "affected": self.affected,
-        }
-
-
-class FaultTable:
-    """The faults in force, each with its own time to live. Lives in one event loop."""
-
-    def __init__(self, routes: Mapping[str, int], clock: Clock) -> None:
-        self._routes = routes
-        self._clock = clock
-        self._faults: dict[tuple[str, str], InForce] = {}
-        self._next_look: asyncio.TimerHandle | None = None
-
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Carries out one control request and returns its answer."""
-        verb = request.get("verb")
-        if verb == "impair":
-            return self._impair(request)
-        if verb == "clear":
-            self._end([fault for fault in self._faults.values() if fault.id == str(request["id"])])
-            return {"ok": True}
-        if verb == "list":
-            return {"ok": True, "routes": dict(self._routes), "faults": [fault.described() for fault in self._live()]}
-        return {"ok": False, "error": f"unknown verb {verb!r}; known are impair, clear, list"}
-
-    def meet(self, route: str, size: int) -> list[tuple[InForce, float]]:
-        """Returns the faults that a chunk meets on `route`, and until which loop time each of them holds it.
-
-        Raises:
-            ConnectionResetError: one of them breaks the connection.
-        """
-        now_s = asyncio.get_running_loop().time()
-        return [(fault, fault.passes_at_s(size, now_s)) for fault in self._live() if fault.route == route]
-
-    async def pass_cut(self, route: str) -> None:
-        """Returns at once, unless a partition keeps everything on `route` from passing.
-
-        Raises:
-            ConnectionResetError: one did, and has ended; what it kept from passing is lost.
-        """
-        for fault in self._live():
-            if fault.route == route and fault.impairment.effect is Effect.PARTITION:
-                fault.affected += 1
-                await fault.gone.wait()
-                raise ConnectionResetError(f"{route} was cut")
-
-    def _impair(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        name, route = str(request["id"]), str(request["route"])
-        if route not in self._routes:
-            return {"ok": False, "error": f"unknown route {route!r}; known are {', '.join(self._routes)}"}
-        impairment = Impairment(Effect(request["effect"]), float(request["amount"]))
-        deadline = Instant(str(request["boot_id"]), float(request["boottime_s"]))
-        known = self._faults.get((name, route))
-        if known is None:
-            known = InForce(name, route, impairment, deadline, random.Random(f"{name} {route}"))
-            self._faults[name, route] = known
-        known.impairment, known.expires_at = impairment, deadline
-        self._look_at_deadlines()
-        return {"ok": True}
-
-    def _live(self) -> list[InForce]:
-        now = self._clock.now()
-        self._end([fault for fault in self._faults.values() if fault.expires_at.reached(now)])
-        return list(self._faults.values())
-
-    def _end(self, faults: list[InForce]) -> None:
-        for fault in faults:
-            del self._faults[fault.id, fault.route]
-            fault.gone.set()
-
-    def _look_at_deadlines(self) -> None:
-        """Ends what has run out even where no byte flows that would notice, and comes back for the next deadline."""
-        if self._next_look is not None:
-            self._next_look.cancel()
-        live, now = self._live(), self._clock.now()
-        if live:
-            next_s = min(fault.expires_at.seconds_until(now) for fault in live)
-            loop = asyncio.get_running_loop()
-            self._next_look = loop.call_later(min(next_s, _LOOK_AGAIN_S), self._look_at_deadlines)
 
 
 class Route:
@@ -243,8 +106,13 @@ class Route:
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(release())
+            cutter = LineCutter()
             while chunk := await reader.read(_CHUNK_BYTES):
-                await chunks.put((chunk, self._faults.meet(self._name, len(chunk))))
+                passing, holds = self._faults.meet_rows(self._name, chunk, cutter)
+                if passing:
+                    await chunks.put((passing, holds + self._faults.meet(self._name, len(passing))))
+            if rest := cutter.raw(b""):
+                await chunks.put((rest, self._faults.meet(self._name, len(rest))))
             await chunks.put((b"", self._faults.meet(self._name, 0)))
 
     async def _pump_answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -40,6 +40,10 @@ INTENSITY = {
     "model.bad_canary": 1.0,
     "pod.node_kill": 0.25,
     "pod.cpu_stress": 1.0,
+    "data.corrupt_rows": 0.5,
+    "data.schema_change": 0.5,
+    "data.drift": 1.0,
+    "data.stream_delay": 1.0,
 }
 START_WITHIN_S = 240.0
 

@@ -19,7 +19,7 @@ from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
 from envs.staging.settings import Switches
 
-ROLES = ("gateway", "model-server", "feature-store", "trainer")
+ROLES = ("gateway", "model-server", "feature-store", "trainer", "stream", "feature-pipeline")
 KILL = Fault("pod.kill", Target("model-server"), 0.25, 9.0)
 
 

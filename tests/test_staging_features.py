@@ -124,7 +124,7 @@ class Breaking:
     async def _features(self, request: web.Request) -> web.Response:
         self.asked += 1
         if self.asked > self.failures:
-            return web.json_response({"features": WORLD.features[0].tolist()})
+            return web.json_response({"features": WORLD.features[0].tolist(), "age_s": 1.0, "stale": False})
         if self.status is None:
             request.transport.abort()
         return web.Response(status=self.status or 500)

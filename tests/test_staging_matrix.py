@@ -59,6 +59,7 @@ def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
 SIGNS = [(switch, signs[0]) for switch, signs in SWITCHES.items()] + [
     ("training.checkpoint", Sign("model.checkpoint_delete", "trainer", frozenset({"lost_progress"}))),
     ("training.restart", Sign("pod.node_kill", "trainer", frozenset({"stuck"}))),
+    ("data.schema_gate", Sign("data.schema_change", "stream", frozenset({"wrong_answers"}))),
 ]
 """The first sign of every switch, and some more that break its promise in another way."""
 
@@ -129,6 +130,10 @@ DEATHS = {
     "model.checkpoint_corrupt": "trainer",
     "pod.node_kill": "trainer",
     "pod.cpu_stress": "model-server",
+    "data.corrupt_rows": "stream",
+    "data.schema_change": "stream",
+    "data.drift": "stream",
+    "data.stream_delay": "stream",
 }
 
 

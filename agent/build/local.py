@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from actuators.actuator import Actuator, Repairs
 from actuators.by_kind import ByKind
 from actuators.clock import BootClock
+from actuators.data import DataActuator
 from actuators.drivers.local.checkpoints import LocalCheckpoints
+from actuators.drivers.local.datasets import LocalDatasets
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
@@ -52,6 +54,7 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
             }
         ),
         "network": NetworkActuator(LocalNetwork(platform)),
+        "data": DataActuator(LocalDatasets(platform)),
         "model": ModelActuator(
             LocalCheckpoints(platform), LocalRegistry(platform), pods, (settings.cluster_state_dir / "kept").resolve()
         ),

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from actuators.actuator import Actuator, Repairs
 from actuators.by_kind import ByKind
 from actuators.clock import ManualClock
+from actuators.data import DataActuator
 from actuators.drivers.simulated import SimulatedDriver
+from actuators.drivers.simulated_data import SimulatedDatasets
 from actuators.drivers.world import MemoryWorld, World
 from actuators.errors import BadInput
 from actuators.model import ModelActuator
@@ -43,6 +45,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
             }
         ),
         "network": NetworkActuator(driver),
+        "data": DataActuator(SimulatedDatasets(world)),
         "model": ModelActuator(driver, driver, driver, keep),
     }
     return actuators, driver

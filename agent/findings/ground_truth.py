@@ -14,6 +14,12 @@ _STORM = frozenset({"amplified"})
 _TRAINING = frozenset({"stuck", "lost_progress", "not_recovered"})
 _ANSWERS = frozenset({"wrong_answers", "not_recovered"})
 _SILENCE = frozenset({"silent"})
+_AGE = frozenset({"stale", "not_recovered"})
+
+
+_NETWORK = ("delay", "loss", "partition", "bandwidth")
+DATA_ROLES = ("stream", "feature-pipeline")
+"""Components through which features come to the feature store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,23 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.node_kill", "trainer", _SILENCE),
         Sign("model.checkpoint_corrupt", "trainer", _SILENCE),
         Sign("model.checkpoint_delete", "trainer", _SILENCE),
+        *(Sign(kind, role, _SILENCE) for role in DATA_ROLES for kind in ("pod.pause", "pod.kill", "pod.cpu_stress")),
+    ),
+    "data.schema_gate": (
+        Sign("data.corrupt_rows", "stream", _ANSWERS),
+        Sign("data.schema_change", "stream", _ANSWERS),
+    ),
+    "data.drift_alarm": (Sign("data.drift", "stream", _ANSWERS),),
+    # Whatever keeps newer features from coming in, a gate or an alarm that holds back bad ones included.
+    "features.freshness": (
+        Sign("data.stream_delay", "stream", _AGE),
+        Sign("data.corrupt_rows", "stream", _AGE),
+        Sign("data.schema_change", "stream", _AGE),
+        Sign("data.drift", "stream", _AGE),
+        *(Sign(f"network.{verb}", "stream", _AGE) for verb in _NETWORK),
+        *(Sign(f"network.{verb}", "feature-store", _AGE) for verb in _NETWORK),
+        *(Sign(f"pod.{verb}", role, _AGE) for role in DATA_ROLES for verb in ("pause", "kill", "cpu_stress")),
+        *(Sign(f"pod.{verb}", "feature-store", _AGE) for verb in ("pause", "cpu_stress")),
     ),
 }
 """The first sign of a switch is the one that its test looks for."""

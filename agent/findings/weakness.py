@@ -31,6 +31,10 @@ _DEED = {
     "model.registry_corrupt": "Publishing a model for {target} that lost {amount:.0%} of its bytes (one reader dies)",
     "model.bad_canary": "Publishing a model for {target} of whose weights {amount:.0%} were never learnt",
     "model.checkpoint_delete": "Deleting the newest checkpoint of {target} (its writer dies)",
+    "data.corrupt_rows": "Corrupting {amount:.0%} of the rows that come to {target}",
+    "data.schema_change": "Renaming {amount:.0%} of the fields of the rows that come to {target}",
+    "data.drift": "Shifting the values that come to {target} by {amount:g} standard deviations",
+    "data.stream_delay": "Holding back the rows of one partition of {target} by {amount:g} s",
     "pod.cpu_stress": "Taking {amount:.0%} of their CPU time from all instances of {target}",
     "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",
     "pod.node_kill": "Killing the node that {target} lives on",
@@ -42,6 +46,7 @@ _CONSEQUENCE = {
     Mechanism.WRONG_ANSWERS: "makes answers wrong",
     Mechanism.SLOW: "makes answers slow",
     Mechanism.AMPLIFIED: "multiplies the requests to it",
+    Mechanism.STALE: "lets old features pass for fresh",
     Mechanism.SILENT: "raises no alert",
     Mechanism.NOT_RECOVERED: "leaves damage behind after it has ended",
 }

@@ -19,7 +19,7 @@ from .base import Component, Topology
 
 _TRAINER = "trainer"
 _MODEL_SERVER = "model-server"
-_OBSERVERS = {"client": ("gateway",)}
+_OBSERVERS: Mapping[str, tuple[str, ...]] = {"client": ("gateway",), "producer": ()}
 _FAILED = ({"outcome": "error"}, {"outcome": "timeout"})
 
 SourceOf: TypeAlias = Callable[[Callable[[], list[Exporter]], Mapping[str, tuple[str, Reading]]], Source]
@@ -50,6 +50,16 @@ def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
             "model-server",
             Ratio("model_feature_attempts_total", "model_feature_fetches_total"),
         ),
+        "client/feature_age_s": ("client", Gauge("client_feature_age_seconds")),
+        "feature-store/stale_share": ("feature-store", Ratio("feature_stale_total", "feature_requests_total")),
+        "stream/rows_per_s": ("stream", Rate("stream_rows_total")),
+        "stream/lag_rows": ("stream", Gauge("stream_lag_rows")),
+        "feature-pipeline/quarantined_share": (
+            "feature-pipeline",
+            Ratio("pipeline_quarantined_total", "pipeline_rows_total"),
+        ),
+        "feature-pipeline/drift_score": ("feature-pipeline", Gauge("pipeline_drift_score")),
+        "feature-pipeline/drift_rate": ("feature-pipeline", Gauge("pipeline_drift_rate")),
         # Progress is read where it survives a dead rank: standing still is then 0, and not unknown.
         "trainer/steps_per_s": ("monitor", Rate("train_step")),
         "trainer/step": ("monitor", Gauge("train_step")),
@@ -148,6 +158,7 @@ def _capabilities(component: platform.Component, found: platform.Handle) -> froz
     has: Mapping[str, bool] = {
         "Pods": component.desired > 0,
         "Network": bool(component.routes_in),
+        "Datasets": bool(component.feeds),
         "Checkpoints": component.role == _TRAINER,
         "Registry": component.role == _MODEL_SERVER,
         # What is lost with a node that others live on as well, nobody has been asked about.

@@ -7,6 +7,7 @@ independent users do. A load that waits for answers would spare a slow platform 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from .calibration_error import CalibrationError
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
+from .feature_age import UnmentionedAge
 from .world import ENTITIES, World, make_world
 
 _OUTCOMES = ("ok", "error", "timeout")
@@ -61,6 +63,11 @@ class Client:
         self._calibration = CalibrationError()
         calibration_error = Gauge("client_calibration_error", "Of the newest answers.", registry=metrics)
         calibration_error.set_function(self._calibration.value)
+        self._ages = UnmentionedAge(time.monotonic)
+        feature_age = Gauge(
+            "client_feature_age_seconds", "Largest age behind answers that pass for fresh.", registry=metrics
+        )
+        feature_age.set_function(self._ages.value)
         Gauge("client_in_flight", "Requests not ended.", registry=metrics).set_function(lambda: len(self._in_flight))
         for outcome in _OUTCOMES:
             self._requests.labels(outcome)
@@ -103,6 +110,7 @@ class Client:
                     return "error"
                 prediction = await answer.json()
             label, score = int(prediction["label"]), float(prediction["score"])
+            age_s = prediction.get("feature_age_s")
         except TimeoutError:
             return "timeout"
         except (aiohttp.ClientError, ValueError, KeyError, TypeError):
@@ -110,6 +118,7 @@ class Client:
         right = bool(label == self._labels[entity])
         self._correct.inc(right)
         self._calibration.saw(score, right=right)
+        self._ages.saw(age_s)
         return "ok"
 
 

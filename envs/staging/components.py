@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from .alerts import AlertRules
 from .client import ClientSettings
+from .data_plane import FEATURE_PIPELINE, ROWS, STREAM, TO_STREAM, WRITES, data_commands, data_routes
 from .feature_store import FeatureStoreSettings
 from .gateway import GatewaySettings
 from .handle import Component
@@ -39,8 +40,10 @@ def described(settings: StagingSettings) -> dict[str, Component]:
         MODEL_SERVER: _component(
             MODEL_SERVER, two_if_hardened, needs=(FEATURE_STORE,), routes=(_TO_MODEL_SERVER,), node="serving"
         ),
-        FEATURE_STORE: _component(FEATURE_STORE, 1, routes=(_TO_FEATURE_STORE,)),
+        FEATURE_STORE: _component(FEATURE_STORE, 1, needs=(FEATURE_PIPELINE,), routes=(_TO_FEATURE_STORE, WRITES)),
         TRAINER: _component(TRAINER, RANKS, node="training"),
+        STREAM: _component(STREAM, 1, routes=(ROWS, TO_STREAM), feeds=(ROWS,)),
+        FEATURE_PIPELINE: _component(FEATURE_PIPELINE, 1, needs=(STREAM,)),
     }
 
 
@@ -55,12 +58,18 @@ def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> 
     routes = {
         _TO_MODEL_SERVER: (ports.to_model_server, ports.model_server),
         _TO_FEATURE_STORE: (ports.to_feature_store, ports.feature_store),
+        **data_routes(ports),
     }
     # The fault proxy is not part of the platform's code: it is a tool on its edges, known by its command line alone.
     proxy = ["-m", "actuators.proxy", "--control", str(layout.proxy_socket)]
     for route, (listens_on, leads_to) in routes.items():
         proxy += ["--route", f"{route}={listens_on}:{leads_to}"]
-    store = FeatureStoreSettings(port=ports.feature_store, seed=settings.seed)
+    says_so = settings.switches.features_freshness == "hardened"
+    store = FeatureStoreSettings(
+        port=ports.feature_store,
+        seed=settings.seed,
+        fresh_for_s=settings.features_fresh_for_s if says_so else None,
+    )
     gateway = GatewaySettings(
         port=ports.gateway,
         upstream_url=f"http://{LOOPBACK}:{ports.to_model_server}{PREDICT_PATH}",
@@ -78,6 +87,7 @@ def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> 
         FEATURE_STORE: (["-m", f"{__package__}.feature_store"], json.dumps(asdict(store))),
         GATEWAY: (["-m", f"{__package__}.gateway"], json.dumps(asdict(gateway))),
         CLIENT: (["-m", f"{__package__}.client"], json.dumps(asdict(client))),
+        **data_commands(settings, layout, ports),
     }
     return {
         name: PlainProcess(name, [sys.executable, *command], stdin, layout.log(name), settings.restart_delay_s)
@@ -120,6 +130,13 @@ def training_settings(settings: StagingSettings, layout: Layout) -> TrainingSett
 
 
 def _component(
-    name: str, desired: int, needs: tuple[str, ...] = (), routes: tuple[str, ...] = (), node: str = _ON_HOST
+    name: str,
+    desired: int,
+    needs: tuple[str, ...] = (),
+    routes: tuple[str, ...] = (),
+    node: str = _ON_HOST,
+    feeds: tuple[str, ...] = (),
 ) -> Component:
-    return Component(role=name, labels=_OPTED_IN, depends_on=needs, desired=desired, routes_in=routes, node=node)
+    return Component(
+        role=name, labels=_OPTED_IN, depends_on=needs, desired=desired, routes_in=routes, node=node, feeds=feeds
+    )

@@ -20,6 +20,8 @@ REPAIRS: Mapping[str, tuple[str, ...]] = {
     "model-server": ("restart",),
     "gateway": ("restart",),
     "feature-store": ("restart",),
+    "stream": ("restart",),
+    "feature-pipeline": ("restart",),
 }
 """Every component's repairs."""
 

@@ -30,6 +30,7 @@ from .components import (
     training_settings,
 )
 from .control import ControlSocket, Repair
+from .data_plane import FEATURE_PIPELINE, PRODUCER, STREAM, data_ports
 from .errors import StagingError, StartFailed
 from .exporter import METRICS_PATH
 from .files import tail
@@ -74,7 +75,8 @@ class ControlLoop:
         self._handle_path = handle_path
         self._began_s = time.monotonic()
         components = described(settings)
-        observers = {CLIENT: Observer(_metrics_url(ports.client)), MONITOR: Observer(_metrics_url(ports.monitor))}
+        watching = {CLIENT: ports.client, MONITOR: ports.monitor, PRODUCER: ports.producer}
+        observers = {name: Observer(_metrics_url(port)) for name, port in watching.items()}
         self._handle = replace(first, components=components, observers=observers)
         self._registry = Registry(layout.registry)
         self._plain = plain_processes(settings, layout, ports)
@@ -85,6 +87,7 @@ class ControlLoop:
             {
                 GATEWAY: (self._plain[GATEWAY], _metrics_url(ports.gateway)),
                 FEATURE_STORE: (self._plain[FEATURE_STORE], _metrics_url(ports.feature_store)),
+                **{name: (self._plain[name], _metrics_url(port)) for name, port in data_ports(ports).items()},
             },
             layout.announcements,
         )
@@ -108,7 +111,7 @@ class ControlLoop:
                 process.start()
         serving = self._start_ray()
         pending: dict[str, Callable[[], bool]] = {
-            "features": lambda: self._is_complete(FEATURE_STORE),
+            "features": lambda: all(map(self._is_complete, (FEATURE_STORE, STREAM, FEATURE_PIPELINE))),
             "serve": lambda: self._is_complete(MODEL_SERVER) and self._predicts(),
             "training": lambda: self._is_complete(TRAINER),
         }

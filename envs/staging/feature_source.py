@@ -1,7 +1,8 @@
 """Where a model server takes features from, in one of two ways.
 
 *Patient* waits for the feature store for as long as it takes, for nobody ever set a timeout. *Bounded* waits briefly
-and then answers from the features it knew last: those of an entity change slowly, and an old answer beats none.
+and then answers from the features it knew last: those of an entity change slowly, and an old answer beats none. So it
+does where the store itself says that what it has is stale, for the store may have been given anything since.
 Either asks again, or does not, when a call has failed: see `retries`.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 import numpy as np
@@ -39,10 +40,12 @@ class Features:
     Attributes:
         values: shape (FEATURES,).
         fallback: whether they are not what the store says now.
+        age_s: how old they are, seconds; None where they do not pass for fresh.
     """
 
     values: Vector
     fallback: bool
+    age_s: float | None = None
 
 
 class FetchMetrics:
@@ -85,7 +88,8 @@ class Patient:
     async def fetch(self, entity: int) -> Features:
         """Returns what the store says, whenever it says it."""
         try:
-            return Features(await self._store.features(entity), fallback=False)
+            answer = await self._store.features(entity)
+            return Features(answer.values, fallback=False, age_s=None if answer.stale else answer.age_s)
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
             raise FeaturesUnavailable(f"features of entity {entity}: {error!r}") from error
 
@@ -111,10 +115,16 @@ class Bounded:
     async def fetch(self, entity: int) -> Features:
         """Returns what the store says, or else what it said last, or else the mean of all entities."""
         try:
-            self._known[entity] = values = await self._store.features(entity)
+            answer = await self._store.features(entity)
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
-            return Features(self._known.get(entity, self._mean), fallback=True)
-        return Features(values, fallback=False)
+            return self._last_known(entity)
+        if answer.stale:
+            return self._last_known(entity)
+        self._known[entity] = answer.values
+        return Features(answer.values, fallback=False, age_s=answer.age_s)
+
+    def _last_known(self, entity: int) -> Features:
+        return Features(self._known.get(entity, self._mean), fallback=True)
 
     async def warm_up(self) -> None:
         """Learns all entities in one go; keeps trying while the store is away."""
@@ -127,6 +137,15 @@ class Bounded:
             self._mean = rows.mean(axis=0)
             self._known = dict(enumerate(rows)) | self._known
             return
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the store says of one entity."""
+
+    values: Vector
+    age_s: float
+    stale: bool
 
 
 class _Store:
@@ -146,19 +165,19 @@ class _Store:
         self._retries = retries
         self._metrics = metrics
 
-    async def features(self, entity: int) -> Vector:
+    async def features(self, entity: int) -> _Answer:
         self._metrics.fetches.inc()
         self._retries.requested()
         with self._metrics.seconds.time():
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._get_stubbornly(f"/features/{entity}")
-        return np.asarray(answer["features"], np.float32)
+        return _Answer(np.asarray(answer["features"], np.float32), float(answer["age_s"]), bool(answer["stale"]))
 
     async def snapshot(self, timeout_s: float) -> Vector:
         answer = await self._get("/snapshot", aiohttp.ClientTimeout(total=timeout_s))
         return np.asarray(answer["features"], np.float32)
 
-    async def _get_stubbornly(self, path: str) -> dict[str, list[float]]:
+    async def _get_stubbornly(self, path: str) -> dict[str, Any]:
         """Asks, and asks again after a failure for as long as the retries allow."""
         failures = 0
         while True:
@@ -170,10 +189,10 @@ class _Store:
                 if not _may_pass(error) or not await self._retries.again(failures):
                     raise
 
-    async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> dict[str, list[float]]:
+    async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> dict[str, Any]:
         url = self._url + path
         async with self._session.get(url, timeout=timeout, raise_for_status=True, middlewares=(_once,)) as response:
-            answer: dict[str, list[float]] = await response.json()
+            answer: dict[str, Any] = await response.json()
             return answer
 
 

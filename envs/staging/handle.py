@@ -51,9 +51,10 @@ class Component:
     Attributes:
         role: what it does.
         labels: what its owners wrote on it.
-        depends_on: components that it calls.
+        depends_on: components that it calls, or whose data it lives on.
         desired: how many instances it should have.
         routes_in: routes of the fault proxy that lead to it.
+        feeds: those of them on which data come in, one row per line.
         node: where it runs: one of the platform's nodes, or the host.
         instances: those that are alive and have answered; of the trainer, the writer of checkpoints first.
     """
@@ -65,6 +66,7 @@ class Component:
     routes_in: tuple[str, ...]
     node: str
     instances: tuple[Instance, ...] = ()
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ def _component(data: Mapping[str, Any]) -> Component:
     lists = {
         "depends_on": tuple(data["depends_on"]),
         "routes_in": tuple(data["routes_in"]),
+        "feeds": tuple(data.get("feeds", ())),
         "instances": tuple(Instance(**instance) for instance in data["instances"]),
     }
     return Component(**{**data, **lists})

@@ -61,6 +61,11 @@ class Layout:
         """What Ray Train keeps for itself."""
         return self.root / "training"
 
+    @property
+    def stream(self) -> Path:
+        """The logs of the stream."""
+        return self.root / "stream"
+
     def log(self, name: str) -> Path:
         """Returns the log file of a process."""
         return self.logs / f"{name}.log"

@@ -140,6 +140,7 @@ class ModelServer:
             "score": float(prediction.scores[0]),
             "model_version": version,
             "fallback": features.fallback,
+            "feature_age_s": features.age_s,
         }
 
     def _feature_source(self, settings: ModelServerSettings, metrics: FetchMetrics) -> Bounded | Patient:

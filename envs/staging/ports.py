@@ -33,6 +33,13 @@ class Ports:
     client: int
     monitor: int
     ray_agent: int
+    stream: int
+    to_stream: int
+    stream_rows: int
+    to_stream_rows: int
+    feature_pipeline: int
+    pipeline_to_feature_store: int
+    producer: int
 
 
 def choose_ports(gateway_port: int) -> Ports:

@@ -53,6 +53,15 @@ class Switches:
     monitoring_absent_alert: Strength = "hardened"
     """Weak: alerts compare values, and a dead exporter has none. Hardened: its absence is an alarm."""
 
+    data_schema_gate: Strength = "hardened"
+    """Weak: whatever can be read as a number becomes a feature. Hardened: rows that do not fit are quarantined."""
+
+    data_drift_alarm: Strength = "hardened"
+    """Weak: data may become anything. Hardened: a drift is an alarm, and nothing is written while it lasts."""
+
+    features_freshness: Strength = "hardened"
+    """Weak: features are served however old they are. Hardened: old ones are said to be stale, many an alarm."""
+
     def __post_init__(self) -> None:
         for name, value in self.to_mapping().items():
             if value not in get_args(Strength):
@@ -122,6 +131,12 @@ class StagingSettings:
     restart_delay_s: float = 3.0
     """Time from the death of a plain process, or of a node, to its restart, seconds."""
 
+    rows_per_s: float = 256.0
+    """How many rows the outside world sends, rows per second; each of the 512 entities has its turn."""
+
+    features_fresh_for_s: float = 5.0
+    """Age from which a hardened feature store says that features are stale, seconds."""
+
     startup_deadline_s: float = 180.0
     """Time within which everything must be up, seconds."""
 
@@ -179,6 +194,8 @@ _RANGES = {
     "publish_every_s": _Range(0.5),
     "hang_timeout_s": _Range(2),
     "restart_delay_s": _Range(0),
+    "rows_per_s": _Range(1, 2000),
+    "features_fresh_for_s": _Range(0.5),
     "startup_deadline_s": _Range(1),
 }
 

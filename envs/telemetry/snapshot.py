@@ -79,6 +79,14 @@ _METRICS = (
     Metric("fallback_share", "platform", "share of answers", "up", 0.1, 0.01),
     Metric("feature_attempts", "platform", "attempts per request", "up", 0.25, 0.05),
     Metric("in_flight", "platform", "requests", "up", 20.0, 1.0),
+    # Age that answers do not mention; what is said to be old counts as 0 (`envs.staging.feature_age`).
+    Metric("feature_age_s", "model", "s", "up", 2.0, 0.3),
+    Metric("lag_rows", "platform", "rows", "up", 200.0, 20.0),
+    Metric("rows_per_s", "platform", "rows/s", "down", 60.0, 10.0),
+    Metric("quarantined_share", "platform", "share of rows", "up", 0.05, 0.01),
+    Metric("stale_share", "platform", "share of answers", "up", 0.05, 0.01),
+    Metric("drift_score", "platform", "standard errors", "up", 3.0, 0.5),
+    Metric("drift_rate", "model", "share of tests", "up", 0.3, 0.05),
     Metric("cpu_share", "resource", "cores", "up", 0.5, 0.05),
     Metric("memory_mb", "resource", "MB", "up", 200.0, 5.0),
 )

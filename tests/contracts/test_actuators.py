@@ -16,7 +16,9 @@ from actuators.actuator import Actuator
 from actuators.by_kind import ByKind
 from actuators.catalogue import CATALOGUE, kind_of
 from actuators.clock import BootClock, Clock, ManualClock
+from actuators.data import DataActuator
 from actuators.drivers.local.checkpoints import LocalCheckpoints
+from actuators.drivers.local.datasets import LocalDatasets
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
@@ -96,6 +98,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
             }
         ),
         "network": NetworkActuator(LocalNetwork(platform)),
+        "data": DataActuator(LocalDatasets(platform)),
         "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, keep),
     }
 
