@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +38,9 @@ time.sleep(600)
 """
 NODES = {"model-server": "serving", "trainer": "training"}
 """Who lives on which node; all others on the host itself."""
+
+FEED = "producer->stream"
+ROUTES_IN = {"feature-store": ["model-server->feature-store"], "stream": [FEED]}
 
 
 @dataclass
@@ -86,19 +90,26 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         nodes = {node: _process(ends, [*SLEEPER[:3], "-c", NODE, "2", *SLEEPER[1:]]) for node in NODES.values()}
         sleepers = {name: _started_by(ends, nodes[node]) for name, node in NODES.items()}
         sleepers["feature-store"] = [identify(_process(ends, SLEEPER).pid)]
+        sleepers["stream"] = [identify(_process(ends, SLEEPER).pid)]
         guard = _process(ends, SLEEPER)
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
         ends.callback(server.server_close)
         ends.callback(server.shutdown)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        socket = folder / "proxy.sock"
-        route = f"model-server->feature-store=0:{server.server_port}"
-        proxy = _process(ends, [sys.executable, "-m", "actuators.proxy", "--control", str(socket), "--route", route])
-        port = json.loads(proxy.stdout.readline())["routes"]["model-server->feature-store"]
+        control = folder / "proxy.sock"
+        sink = ends.enter_context(_sink())
+        routes = [
+            *("--route", f"model-server->feature-store=0:{server.server_port}"),
+            *("--route", f"{FEED}=0:{sink.getsockname()[1]}"),
+        ]
+        proxy = _process(ends, [sys.executable, "-m", "actuators.proxy", "--control", str(control), *routes])
+        ports = json.loads(proxy.stdout.readline())["routes"]
+        port = ports["model-server->feature-store"]
         stop = threading.Event()
-        traffic = threading.Thread(target=_keep_asking, args=(port, stop), daemon=True)
-        traffic.start()
-        ends.callback(traffic.join)
+        for target, to in ((_keep_asking, port), (_keep_telling, ports[FEED])):
+            traffic = threading.Thread(target=target, args=(to, stop), daemon=True)
+            traffic.start()
+            ends.callback(traffic.join)
         ends.callback(stop.set)
         checkpoint = folder / "checkpoints" / "checkpoint-000001.safetensors"
         checkpoint.parent.mkdir()
@@ -109,8 +120,8 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         handle = folder / "platform.json"
         (folder / "root").mkdir()
         raylets = {name: identify(node.pid) for name, node in nodes.items()}
-        handle.write_text(json.dumps(_handle(folder, sleepers, raylets, guard, socket)))
-        yield BarePlatform(handle, sleepers, raylets, checkpoint, registry, socket, port, guard)
+        handle.write_text(json.dumps(_handle(folder, sleepers, raylets, guard, control)))
+        yield BarePlatform(handle, sleepers, raylets, checkpoint, registry, control, port, guard)
 
 
 def _handle(folder, sleepers, nodes, guard, socket):
@@ -134,7 +145,8 @@ def _handle(folder, sleepers, nodes, guard, socket):
                 "labels": {"backburn.dev/enabled": "true"},
                 "depends_on": [],
                 "desired": len(processes),
-                "routes_in": ["model-server->feature-store"] if name == "feature-store" else [],
+                "routes_in": ROUTES_IN.get(name, []),
+                "feeds": [FEED] if name == "stream" else [],
                 "node": NODES.get(name, "host"),
                 "instances": [
                     {"id": f"{name}/{process.pid}", "metrics_url": "", **asdict(process)} for process in processes
@@ -188,6 +200,31 @@ def _keep_asking(port: int, stop: threading.Event) -> None:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
         except OSError:
             continue
+
+
+@contextmanager
+def _sink() -> Iterator[socket.socket]:
+    """Takes rows and forgets them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_swallow, args=(listener,), daemon=True).start()
+        yield listener
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _swallow(listener: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                while connection.recv(4096):
+                    pass
+
+
+def _keep_telling(port: int, stop: threading.Event) -> None:
+    row = json.dumps({"entity": 1, "partition": 1, "values": {"f0": 0.5, "f1": -0.5}}).encode() + b"\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        while not stop.wait(0.02):
+            connection.sendall(row)
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):

@@ -1,8 +1,8 @@
 """A simulated ML cluster: small, honest, and on the same path as a real one.
 
-Four components (gateway, model server, feature store, trainer) with hidden weaknesses. The supervisor's driver writes
-into the world what was done; the laws here decide what comes of it; the experimenter sees noisy metrics only, and the
-same scorer judges them. Time moves by one sampling period per snapshot.
+Six components (gateway, model server, feature store, trainer, and a data plane of two) with hidden weaknesses. The
+supervisor's driver writes into the world what was done; the laws here decide what comes of it; the experimenter sees
+noisy metrics only, and the same scorer judges them. Time moves by one sampling period per snapshot.
 """
 
 from __future__ import annotations
@@ -21,11 +21,20 @@ from safety.vitals import Identity
 
 from ..telemetry.alerts import Alert
 from ..telemetry.snapshot import Snapshot
+from . import simulated_data as data
 from .base import Component, Topology
+from .simulated_data import DATA_MECHANISMS, FEATURE_PIPELINE, STREAM, DataPlane
 
 Document: TypeAlias = dict[str, Any]
 
-_RESTART_S = {"gateway": 3.5, "model-server": 4.0, "feature-store": 3.5, "trainer": 15.0}
+_RESTART_S = {
+    "gateway": 3.5,
+    "model-server": 4.0,
+    "feature-store": 3.5,
+    "trainer": 15.0,
+    STREAM: 3.5,
+    FEATURE_PIPELINE: 3.5,
+}
 _NODE_RESTART_S = 6.0
 _REROUTE_S = 3.0
 _HUNG_SHARE = 0.05
@@ -61,6 +70,7 @@ MECHANISMS = (
     "verify",
     "canary_gate",
     "absent_alert",
+    *DATA_MECHANISMS,
 )
 """What may be absent on a simulated cluster, each the namesake of a switch of the embedded one."""
 
@@ -80,12 +90,17 @@ class Hidden:
     Attributes:
         replicas: instances per component.
         weak: which resilience mechanisms are absent: any of `MECHANISMS`.
+
+    The data plane has one instance of each component, wherever nothing else is said.
     """
 
     replicas: Mapping[str, int] = field(
         default_factory=lambda: {"gateway": 1, "model-server": 2, "feature-store": 1, "trainer": 2}
     )
     weak: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "replicas", {**self.replicas, STREAM: 1, FEATURE_PIPELINE: 1})
 
     @classmethod
     def drawn(cls, random: np.random.Generator) -> Hidden:
@@ -105,8 +120,10 @@ def empty_world(hidden: Hidden) -> Document:
             name: {"holds": [component], "up": True, "born": 0}
             for name, component in {"serving": "model-server", "training": "trainer"}.items()
         },
-        "routes": list(_ROUTES),
+        "routes": [*_ROUTES, *data.ROUTES],
         "impairments": {},
+        "feeds": [data.ROWS],
+        "disturbances": {},
         "checkpoints": {"trainer/latest": _SOUND},
         "registry": {
             "current": 1,
@@ -142,6 +159,7 @@ class SimulatedCluster:
         "feature-store/request_ms",
         "model-server/fallback_share",
         "model-server/feature_attempts",
+        *data.SERIES,
     )
 
     def __init__(
@@ -163,10 +181,16 @@ class SimulatedCluster:
         self._waiting = dict.fromkeys(_ANSWERS_PER_S, 0.0)
         self._training = _Training()
         self._accuracy_of: dict[str, float | None] = {}
+        self._data = DataPlane(hidden.weak, random.spawn(1)[0], self.period_s)
 
     def topology(self) -> Topology:
-        """Returns the four components; they never change."""
-        needs = {"gateway": ("model-server",), "model-server": ("feature-store",)}
+        """Returns the components; they never change."""
+        needs = {
+            "gateway": ("model-server",),
+            "model-server": ("feature-store",),
+            "feature-store": (FEATURE_PIPELINE,),
+            FEATURE_PIPELINE: (STREAM,),
+        }
         return Topology(
             [
                 Component(
@@ -179,7 +203,7 @@ class SimulatedCluster:
                 )
                 for name, replicas in self._hidden.replicas.items()
             ],
-            observers={"client": ("gateway",)},
+            observers={"client": ("gateway",), "producer": ()},
         )
 
     def next_snapshot(self, timeout_s: float) -> Snapshot | None:
@@ -190,6 +214,7 @@ class SimulatedCluster:
             self._bring_back_nodes(world)
             self._replace_the_dead(world)
             self._let_go_of_expired(world)
+            self._move_data(world)
             serving = self._serve(world)
             self._train(world)
             values = {**serving, **self._platform(world), **self._training.values(self._now_s)}
@@ -246,6 +271,7 @@ class SimulatedCluster:
         for injection, routes in list(world["impairments"].items()):
             live = {route: found for route, found in routes.items() if not Instant(**found["until"]).reached(now)}
             world["impairments"][injection] = live
+        data.let_go_of_expired(world, now)
         hung = [name for name in world["paused"] if not _cpu_left(world, name)]
         self._paused_s = {name: self._paused_s.get(name, self._now_s) for name in hung}
 
@@ -319,6 +345,13 @@ class SimulatedCluster:
             return 1.0 + float(self._random.negative_binomial(30, 1.0 - fails)) / 30.0, 0.0
         return patience_ms / _ATTEMPT_MS, 1.0
 
+    def _move_data(self, world: Document) -> None:
+        working = {}
+        for name in (STREAM, FEATURE_PIPELINE, "feature-store"):
+            left = [0.0 if i in world["killed"] else _cpu_left(world, i) for i in world["instances"][name]]
+            working[name] = float(np.mean(left))
+        self._data.move(world, working, data.edges_of(world))
+
     def _serve(self, world: Document) -> dict[str, float]:
         """Follows a request from the client to the feature store and back."""
         fetch, edge = self._fetch(world), self._edge(world, _ROUTES[0])
@@ -343,7 +376,8 @@ class SimulatedCluster:
         if served > 0.1:
             values["model-server/feature_attempts"] = fetch.attempts
         if answered > 0.1:
-            right = accuracy * (1.0 - (1.0 - _FALLBACK_KEEPS) * fetch.fallback)
+            right = accuracy * self._data.kept * (1.0 - (1.0 - _FALLBACK_KEEPS) * fetch.fallback)
+            values |= self._data.values(asked=1.0 - fetch.fallback)
             values["client/accuracy"] = float(self._random.binomial(30, right)) / 30.0
         return values
 
@@ -416,12 +450,13 @@ class SimulatedCluster:
 
     def _alerts(self, values: Mapping[str, float]) -> frozenset[Alert]:
         """Returns the alerts that fire: a component whose exporters are all away is noticed, if anybody expects it."""
+        told = [Alert(name, component) for name, component in self._data.alerts()]
         down = [name for name in self._hidden.replicas if values[f"{name}/up"] == 0.0]
         self._down_s = {name: self._down_s.get(name, self._now_s) for name in down}
         if "absent_alert" in self._hidden.weak:
-            return frozenset()
+            return frozenset(told)
         overdue = [name for name, since_s in self._down_s.items() if self._now_s - since_s >= _DOWN_FOR_S]
-        return frozenset(Alert("ComponentDown", name) for name in overdue)
+        return frozenset([*told, *(Alert("ComponentDown", name) for name in overdue)])
 
     @property
     def _now_s(self) -> float:
@@ -495,8 +530,10 @@ def _capabilities(name: str) -> frozenset[str]:
     found = {"Pods"}
     if name in {"model-server", "trainer"}:
         found.add("Nodes")
-    if any(route.endswith(f"->{name}") for route in _ROUTES):
+    if any(route.endswith(f"->{name}") for route in (*_ROUTES, *data.ROUTES)):
         found.add("Network")
+    if name == STREAM:
+        found.add("Datasets")
     if name == "trainer":
         found.add("Checkpoints")
     if name == "model-server":

@@ -90,7 +90,7 @@ def test_even_when_everything_is_forbidden_stopping_is_allowed(settings, tmp_pat
     world = simulation(settings, tmp_path)
     env = ChaosEnv(world, budget_min=5.0)
     world.experimenter.supervisor.quarantine("gateway", "test")
-    for name in ("model-server", "feature-store", "trainer"):
+    for name in ("model-server", "feature-store", "trainer", "stream", "feature-pipeline"):
         world.experimenter.supervisor.quarantine(name, "test")
     assert np.flatnonzero(env.action_masks()).tolist() == [env.code.stop]
     world.close()
@@ -115,7 +115,7 @@ class Forbidden:
 
 def test_a_masked_action_never_reaches_an_actuator(settings, tmp_path):
     """Whoever ignores the mask is refused at the door, on every single action of the space."""
-    families = dict.fromkeys(("pod", "network", "model"), Forbidden())
+    families = dict.fromkeys(("pod", "network", "model", "data"), Forbidden())
     world = simulation(settings, tmp_path, units=24, actuators=families, cluster_id="another")
     env = ChaosEnv(world, budget_min=1e9)
     assert env.action_masks().sum() == 1

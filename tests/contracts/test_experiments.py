@@ -92,6 +92,34 @@ REVEALS = {
         0.25,
         {Mechanism.SILENT},
     ),
+    "data.schema_gate": (
+        Hidden(weak=frozenset({"schema_gate"})),
+        "data.corrupt_rows",
+        "stream",
+        0.5,
+        {Mechanism.WRONG_ANSWERS},
+    ),
+    "data.schema_gate, renamed": (
+        Hidden(weak=frozenset({"schema_gate"})),
+        "data.schema_change",
+        "stream",
+        0.5,
+        {Mechanism.WRONG_ANSWERS},
+    ),
+    "data.drift_alarm": (
+        Hidden(weak=frozenset({"drift_alarm"})),
+        "data.drift",
+        "stream",
+        1.0,
+        {Mechanism.WRONG_ANSWERS},
+    ),
+    "features.freshness": (
+        Hidden(weak=frozenset({"freshness"})),
+        "data.stream_delay",
+        "stream",
+        1.0,
+        {Mechanism.STALE},
+    ),
 }
 
 
@@ -176,9 +204,8 @@ def test_a_wide_enough_edge_is_not_felt(settings, tmp_path):
 def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
     world = simulation(settings, tmp_path)
     with world.world.change() as document:
-        before = copy.deepcopy(
-            {key: document[key] for key in ("killed", "paused", "impairments", "checkpoints", "registry")}
-        )
+        kept = ("killed", "paused", "impairments", "disturbances", "checkpoints", "registry")
+        before = copy.deepcopy({key: document[key] for key in kept})
     target = TARGET[kind]
     world.experimenter.run(fault(kind, target))
     with world.world.change() as document:
