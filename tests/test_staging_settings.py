@@ -24,6 +24,9 @@ NAMES = [
     "deploy.canary_gate",
     "training.hang_timeout",
     "monitoring.absent_alert",
+    "data.schema_gate",
+    "data.drift_alarm",
+    "features.freshness",
 ]
 
 

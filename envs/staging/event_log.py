@@ -75,6 +75,15 @@ class EventLog:
         return (self._folder / f"{self._segment_first:012}.log").open("ab", buffering=0)
 
 
+def lines_of(text: bytes) -> list[bytes]:
+    r"""Returns whole lines, each with its newline; no other character ends a line.
+
+    >>> lines_of(b"a\rb\n\nc\n")
+    [b'a\rb\n', b'\n', b'c\n']
+    """
+    return [line + b"\n" for line in text.split(b"\n")[:-1]]
+
+
 def _whole_lines(segment: Path) -> list[bytes]:
     """Returns a segment's whole lines, and cuts off what is left of a line that was never finished."""
     content = segment.read_bytes()
@@ -82,4 +91,4 @@ def _whole_lines(segment: Path) -> list[bytes]:
     if len(whole) < len(content):
         with segment.open("r+b") as file:
             file.truncate(len(whole))
-    return whole.splitlines(keepends=True)
+    return lines_of(whole)

@@ -25,6 +25,7 @@ from prometheus_client import Counter, Gauge
 
 from .component import begin, serve
 from .drift import DriftDetector
+from .event_log import lines_of
 from .exporter import new_metrics, routes
 from .rows import PARTITIONS, Reader, Row, Unreadable, read_leniently, read_strictly
 from .stream import NEXT_OFFSET
@@ -166,8 +167,7 @@ class FeaturePipeline:
     async def _read(self, session: aiohttp.ClientSession, number: int, offset: int) -> tuple[int, list[bytes]]:
         url = f"{self._settings.stream_url}/partitions/{number}?offset={offset}"
         async with session.get(url, raise_for_status=True) as answer:
-            lines = (await answer.read()).splitlines(keepends=True)
-            return int(answer.headers[NEXT_OFFSET]), lines
+            return int(answer.headers[NEXT_OFFSET]), lines_of(await answer.read())
 
     def _take(self, lines: Sequence[bytes]) -> None:
         sifted = self._belief.sift(lines)
