@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def vitals(settings) -> Vitals:
-    totals = {"model-server": 2, "feature-store": 1, "trainer": 2}
+    totals = {"model-server": 2, "feature-store": 1, "trainer": 2, "stream": 1}
     return Vitals(
         identity=Identity(settings.cluster.id, settings.cluster.environment),
         components={name: ComponentVitals(n, n, {OPT_IN_LABEL: "true"}) for name, n in totals.items()},

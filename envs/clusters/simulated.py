@@ -349,7 +349,7 @@ class SimulatedCluster:
         working = {}
         for name in (STREAM, FEATURE_PIPELINE, "feature-store"):
             left = [0.0 if i in world["killed"] else _cpu_left(world, i) for i in world["instances"][name]]
-            working[name] = float(np.mean(left))
+            working[name] = sum(left) / len(left)
         self._data.move(world, working, data.edges_of(world))
 
     def _serve(self, world: Document) -> dict[str, float]:

@@ -6,6 +6,7 @@ because rows are late or lost or because a gate or an alarm holds them back, fea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -55,7 +56,7 @@ class DataPlane:
         self._weak = weak
         self._random = random
         self._period_s = period_s
-        self._ages_s = np.full(_PARTITIONS, _USUAL_AGE_S)
+        self._ages_s = [_USUAL_AGE_S] * _PARTITIONS
         self._lag_rows = 0.0
         self._damage = 0.0
         self._drifting = False
@@ -76,13 +77,13 @@ class DataPlane:
         self._lag_rows = max(0.0, self._lag_rows + _ROWS_PER_S * self._period_s * taken * (1.0 if read < 0.5 else -4.0))
         good = self._sift(faults)
         flows = taken * read * written * good
-        late_s = np.zeros(_PARTITIONS)
-        late_s[0] = faults.get("stream_delay", 0.0)
-        late_s += sum(wait_s for wait_s, _ in edges.values())
-        for number in range(_PARTITIONS):
-            # Where a part of the rows is lost, the unluckiest entity waits for several rounds.
-            usual_s = _USUAL_AGE_S + late_s[number] + _ROUND_S * (1.0 / flows - 1.0 if flows > 0.05 else np.inf)
-            self._ages_s[number] = min(self._ages_s[number] + self._period_s, usual_s)
+        # Where a part of the rows is lost, the unluckiest entity waits for several rounds.
+        usual_s = _USUAL_AGE_S + _ROUND_S * (1.0 / flows - 1.0 if flows > 0.05 else math.inf)
+        usual_s += sum(wait_s for wait_s, _ in edges.values())
+        late_s = [faults.get("stream_delay", 0.0), *[0.0] * (_PARTITIONS - 1)]
+        self._ages_s = [
+            min(age_s + self._period_s, usual_s + more_s) for age_s, more_s in zip(self._ages_s, late_s, strict=True)
+        ]
         if flows > 0.05:
             renewed = min(1.0, flows * self._period_s / _ROUND_S)
             self._damage += renewed * (self._damage_of_rows(faults) - self._damage)
@@ -93,15 +94,15 @@ class DataPlane:
         Args:
             asked: the share of answers that are made with what the store says.
         """
-        noise = 0.1 * self._random.standard_normal(3)
+        noise = [0.1 * float(draw) for draw in self._random.standard_normal(3)]
         stale = self._said_stale()
-        passed_off = self._ages_s[self._ages_s <= _FRESH_FOR_S] if "freshness" not in self._weak else self._ages_s
-        age_s = float(passed_off.max()) if asked > 0.0 and len(passed_off) else 0.0
+        passed_off = [age_s for age_s in self._ages_s if age_s <= _FRESH_FOR_S or "freshness" in self._weak]
+        age_s = max(passed_off, default=0.0) if asked > 0.0 else 0.0
         values = {
-            "client/feature_age_s": max(0.0, age_s + float(noise[0]) * bool(age_s)),
+            "client/feature_age_s": max(0.0, age_s + noise[0] * bool(age_s)),
             "feature-store/stale_share": stale,
-            "stream/rows_per_s": max(0.0, _ROWS_PER_S * (1.0 + 0.1 * float(noise[1]))),
-            "stream/lag_rows": max(0.0, self._lag_rows + 64.0 * (1.0 + float(noise[2]))),
+            "stream/rows_per_s": max(0.0, _ROWS_PER_S * (1.0 + 0.1 * noise[1])),
+            "stream/lag_rows": max(0.0, self._lag_rows + 64.0 * (1.0 + noise[2])),
             "feature-pipeline/quarantined_share": self._quarantined,
         }
         if "drift_alarm" not in self._weak:
@@ -119,7 +120,9 @@ class DataPlane:
         return firing + ([("StaleFeatures", "feature-store")] if self._said_stale() > 0.0 else [])
 
     def _said_stale(self) -> float:
-        return float((self._ages_s > _FRESH_FOR_S).mean()) if "freshness" not in self._weak else 0.0
+        if "freshness" in self._weak:
+            return 0.0
+        return sum(age_s > _FRESH_FOR_S for age_s in self._ages_s) / _PARTITIONS
 
     def _sift(self, faults: Mapping[str, float]) -> float:
         """Decides what is believed; returns the share of rows that is written."""
