@@ -19,7 +19,7 @@ from tests.conftest import config_file
 from tests.contracts.test_actuators import TARGET
 from tests.waiting import wait_until
 
-CARRIED = [name for name in TARGET if kind_of(name).reversible and kind_of(name).family in {"pod", "network"}]
+CARRIED = [name for name in TARGET if kind_of(name).reversible and kind_of(name).family in {"pod", "network", "gpu"}]
 """Kinds with a carrier, which lets go by itself; damage to files has none."""
 
 UNDO_S = 1.0
@@ -84,7 +84,7 @@ def is_undone(platform, kind: str, before: dict[str, object]):
     now = platform.observable()
     if kind in {"pod.pause", "pod.cpu_stress"}:
         return now["states"] == before["states"]
-    return all(now[what] == before[what] for what in ("proxy", "checkpoint", "registry"))
+    return all(now[what] == before[what] for what in ("proxy", "checkpoint", "registry", "neighbours"))
 
 
 @pytest.mark.parametrize("kind", TARGET)
