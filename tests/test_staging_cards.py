@@ -17,7 +17,11 @@ from envs.clusters.local import LocalCluster
 from envs.encoding import ActionCode, first_state
 from envs.staging import cards as staging
 from envs.staging import handle
+from envs.staging.alerts import AlertRules
 from envs.staging.announcements import announce, living
+from envs.staging.monitor import ComponentView, PlatformCollector, View
+from envs.staging.prober import Prober
+from envs.staging.registry import Registry
 from envs.telemetry.snapshot import Snapshot
 from tests import cards
 from tests.bare_platform import bare_platform
@@ -58,6 +62,19 @@ def test_without_a_driver_nothing_is_told(card):
     staging._nvml.cache_clear()
     assert told(trainer=[UUID]) == {}
     assert not staging.is_seen(UUID)
+
+
+def test_the_monitor_tells_it_of_every_component_whose_instances_name_a_card(card, tmp_path):
+    card.change(others={os.getpid(): TOTAL // 2})
+    ranks = tuple(handle.Instance(f"trainer/{n}", n, 0, "", card=UUID) for n in (1, 2))
+    view = View({"trainer": ComponentView(2, ranks, 0), "gateway": ComponentView(1, (), 0)})
+    rules = AlertRules((), "trainer")
+    collector = PlatformCollector(lambda: view, Prober(list), tmp_path, Registry(tmp_path / "registry"), rules)
+    found = {family.name: family.samples for family in collector.collect() if family.name.startswith("gpu_")}
+    assert {name: [(one.labels, one.value) for one in samples] for name, samples in found.items()} == {
+        "gpu_memory_share": [({"component": "trainer"}, 0.5)],
+        "gpu_utilisation": [({"component": "trainer"}, 0.0)],
+    }
 
 
 def test_a_process_on_a_cpu_has_no_card():
