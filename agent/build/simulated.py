@@ -15,8 +15,10 @@ from actuators.clock import ManualClock
 from actuators.data import DataActuator
 from actuators.drivers.simulated import SimulatedDriver
 from actuators.drivers.simulated_data import SimulatedDatasets
+from actuators.drivers.simulated_gpus import SimulatedGpus
 from actuators.drivers.world import MemoryWorld, World
 from actuators.errors import BadInput
+from actuators.gpu import GpuActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -47,6 +49,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
         "network": NetworkActuator(driver),
         "data": DataActuator(SimulatedDatasets(world)),
         "model": ModelActuator(driver, driver, driver, keep),
+        "gpu": GpuActuator(SimulatedGpus(world)),
     }
     return actuators, driver
 

@@ -19,6 +19,7 @@ from actuators.clock import BootClock, Clock, ManualClock
 from actuators.data import DataActuator
 from actuators.drivers.local.checkpoints import LocalCheckpoints
 from actuators.drivers.local.datasets import LocalDatasets
+from actuators.drivers.local.gpus import LocalGpus
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
@@ -27,6 +28,7 @@ from actuators.drivers.local.registry import LocalRegistry
 from actuators.drivers.world import FileWorld
 from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
+from actuators.gpu import GpuActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -51,6 +53,8 @@ TARGET = {
     "pod.cpu_stress": "model-server",
     "pod.node_kill": "model-server",
     **dict.fromkeys([kind for kind in CATALOGUE if kind.startswith("data.")], "stream"),
+    "gpu.memory_pressure": "trainer",
+    "gpu.compute_contention": "trainer",
 }
 FLOWING = ("network", "data")
 """Families whose faults are felt by what flows, and that go on counting while they are in force."""
@@ -103,6 +107,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
         "network": NetworkActuator(LocalNetwork(platform)),
         "data": DataActuator(LocalDatasets(platform)),
         "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, keep),
+        "gpu": GpuActuator(LocalGpus(platform, device="cpu")),
     }
 
 

@@ -204,7 +204,7 @@ def test_a_wide_enough_edge_is_not_felt(settings, tmp_path):
 def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
     world = simulation(settings, tmp_path)
     with world.world.change() as document:
-        kept = ("killed", "paused", "impairments", "disturbances", "checkpoints", "registry")
+        kept = ("killed", "paused", "impairments", "disturbances", "checkpoints", "registry", "cards")
         before = copy.deepcopy({key: document[key] for key in kept})
     target = TARGET[kind]
     world.experimenter.run(fault(kind, target))
