@@ -463,7 +463,7 @@ class SimulatedCluster:
 
     def _alerts(self, values: Mapping[str, float]) -> frozenset[Alert]:
         """Returns the alerts that fire: a component whose exporters are all away is noticed, if anybody expects it."""
-        told = [Alert(name, component) for name, component in self._data.alerts()]
+        told = [Alert(name, about) for name, about, teller in self._data.alerts() if values[f"{teller}/up"] > 0.0]
         down = [name for name in self._hidden.replicas if values[f"{name}/up"] == 0.0]
         self._down_s = {name: self._down_s.get(name, self._now_s) for name in down}
         if "absent_alert" in self._hidden.weak:

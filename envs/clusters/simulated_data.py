@@ -114,10 +114,10 @@ class DataPlane:
         """Which share of right answers stays right with what is in the store."""
         return 1.0 - self._damage
 
-    def alerts(self) -> list[tuple[str, str]]:
-        """Returns the alerts that fire, by name and component."""
-        firing = [("FeatureDrift", STREAM)] if self._drifting else []
-        return firing + ([("StaleFeatures", "feature-store")] if self._said_stale() > 0.0 else [])
+    def alerts(self) -> list[tuple[str, str, str]]:
+        """Returns the alerts that fire: name, component, and the component that tells of it for as long as it can."""
+        firing = [("FeatureDrift", STREAM, FEATURE_PIPELINE)] if self._drifting else []
+        return firing + ([("StaleFeatures", "feature-store", "feature-store")] if self._said_stale() > 0.0 else [])
 
     def _said_stale(self) -> float:
         if "freshness" in self._weak:
