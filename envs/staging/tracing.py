@@ -70,6 +70,10 @@ class Tracing:
         with _recorded(self._tracer, name, caller, kind):
             yield
 
+    def close(self) -> None:
+        """Sends what has not been sent yet, and ends."""
+        self._provider.shutdown()
+
 
 @contextmanager
 def step(name: str) -> Iterator[None]:

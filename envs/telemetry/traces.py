@@ -267,7 +267,8 @@ def _span_of(line: str) -> tuple[str, Span]:
 def _text(value: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
-    return value if len(value) <= _LONGEST_TEXT else value[: _LONGEST_TEXT - 1] + "…"
+    line = " ".join(value.split())
+    return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"
 
 
 def _is_plain(value: object) -> bool:
