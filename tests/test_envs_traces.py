@@ -6,11 +6,20 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from envs.telemetry.traces import Seen, pair, read
+from actuators.fault import Fault, Target
+from agent.findings.record import outcome_json
+from envs.clusters.local import LocalCluster
+from envs.clusters.recorded import RecordedCluster
+from envs.clusters.simulated import SimulatedCluster
+from envs.scoring import Verdict
+from envs.telemetry.traces import Seen, ShowsRequests, pair, read
+from tests.simulation import simulation
 
 from .requests_traced import TRACE, line, request, write
 
@@ -78,7 +87,7 @@ def test_a_line_that_makes_no_sense_is_left_out_and_counted(tmp_path, text):
     assert seen.malformed == 2
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([line("1").encode(), line("2", "9").encode()]), max_size=8))
 def test_whatever_stands_in_a_file_nothing_breaks(tmp_path, lines):
     (tmp_path / "client-7.jsonl").write_bytes(b"\n".join(lines))
@@ -123,6 +132,58 @@ def test_without_a_folder_nobody_can_tell(tmp_path):
     assert read(tmp_path / "nothing", 0.0, 1.0) is None
     (tmp_path / "a.jsonl").mkdir()
     assert read(tmp_path, 0.0, 1.0) == Seen([], 0)
+
+
+# ---- what an experiment keeps of them --------------------------------------------------------------------------------
+
+
+class Telling(SimulatedCluster):
+    """A simulated cluster that can show how single requests went, or could if anybody knew."""
+
+    asked = ()
+    knows = True
+
+    def requests(self, from_s: float, until_s: float) -> Seen | None:
+        self.asked = (from_s, until_s)
+        times = np.arange(from_s, until_s)
+        return Seen([request(at_s, 0.01 + at_s / 1e6) for at_s in times]) if self.knows else None
+
+
+@pytest.fixture
+def telling(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.simulation.SimulatedCluster", Telling)
+    world = simulation(settings, tmp_path)
+    yield world.experimenter
+    world.close()
+
+
+DELAY = Fault("network.delay", Target("feature-store"), 1.0, 12.0)
+
+
+def test_every_experiment_keeps_one_request_before_and_one_during_its_fault(telling):
+    outcome = telling.run(DELAY)
+    from_s, until_s = telling.cluster.asked
+    phases = outcome.phases
+    assert (from_s, until_s) == (phases.injected_s - telling.scorer.calibration.shape.quiet_s, phases.cleared_s)
+    assert from_s <= outcome.requests.before.root.start_s < phases.injected_s
+    assert phases.injected_s <= outcome.requests.during.root.start_s < phases.cleared_s
+    written = outcome_json(outcome)
+    assert written["requests"]["injection_id"] == outcome.injection_id is not None
+    assert written["requests"]["before"]["at_s"] < 0.0 < written["requests"]["during"]["at_s"]
+    assert len(json.dumps(written["requests"])) < 4096
+
+
+def test_a_cluster_that_cannot_tell_how_requests_went_stops_nothing(telling):
+    telling.cluster.knows = False
+    outcome = telling.run(DELAY)
+    assert outcome.verdict is not Verdict.TOOL_ERROR
+    assert outcome_json(outcome)["requests"] is None
+
+
+def test_simulated_and_recorded_clusters_show_no_requests():
+    assert not issubclass(SimulatedCluster, ShowsRequests)
+    assert not issubclass(RecordedCluster, ShowsRequests)
+    assert issubclass(LocalCluster, ShowsRequests)
 
 
 # ---- which of them are worth showing --------------------------------------------------------------------------------

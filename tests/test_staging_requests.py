@@ -28,8 +28,7 @@ HOPS = [
 
 def plan(env):
     """Tries the one fault until it is confirmed."""
-    fault = env.code.fault(TARGET, KIND, INTENSITY[KIND])
-    return PlannedPolicy([[action for action in range(env.code.stop) if env.code.decode(action) == fault]])
+    return PlannedPolicy([[env.code.encode(env.code.fault(TARGET, KIND, INTENSITY[KIND]))]])
 
 
 def test_the_report_shows_a_short_fetch_before_the_delay_and_a_long_one_during_it(tmp_path):
