@@ -241,7 +241,7 @@ async def asked_once(folder: Path, *, store_delay_s: float = 0.0, **changes: obj
     """Sends one recorded request through gateway and model server to the features."""
     (folder / "registry").mkdir()
     (folder / "traces").mkdir()
-    store = slow(FeatureStore(WORLD, folder / "traces").application(), store_delay_s)
+    store = slow(FeatureStore(WORLD, traces=folder / "traces").application(), store_delay_s)
     async with (
         serving(store) as features_url,
         model_server(folder, features_url, **changes) as app,

@@ -37,7 +37,7 @@ class FeatureStoreSettings:
 class FeatureStore:
     """Answers for the features of one world."""
 
-    def __init__(self, world: World, traces: Path | None = None) -> None:
+    def __init__(self, world: World, *, traces: Path | None = None) -> None:
         self._tracing = Tracing("feature-store", traces)
         rows = world.features.tolist()
         self._bodies = [json.dumps({"entity": entity, "features": row}) for entity, row in enumerate(rows)]
@@ -75,7 +75,7 @@ def main() -> None:
     """Serves until killed."""
     settings = FeatureStoreSettings(**begin())
     traces = Path(settings.traces) if settings.traces is not None else None
-    serve(FeatureStore(make_world(settings.seed), traces).application(), settings.port)
+    serve(FeatureStore(make_world(settings.seed), traces=traces).application(), settings.port)
 
 
 if __name__ == "__main__":
