@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,18 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from actuators.clock import ManualClock
 from actuators.fault import Fault, Target
 from agent.findings.record import outcome_json
 from envs.clusters.local import LocalCluster
 from envs.clusters.recorded import RecordedCluster
 from envs.clusters.simulated import SimulatedCluster
 from envs.scoring import Verdict
+from envs.staging import handle as handles
+from envs.telemetry.snapshot import Snapshot
 from envs.telemetry.traces import Seen, ShowsRequests, pair, read
 from tests.simulation import simulation
+from tests.test_staging_handle import HANDLE
 
 from .requests_traced import TRACE, line, request, write
 
@@ -178,6 +183,36 @@ def test_a_cluster_that_cannot_tell_how_requests_went_stops_nothing(telling):
     outcome = telling.run(DELAY)
     assert outcome.verdict is not Verdict.TOOL_ERROR
     assert outcome_json(outcome)["requests"] is None
+
+
+class Silence:
+    """A source of measurements that has none: neither exporters nor a Prometheus have anything to do with requests."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def round(self) -> Snapshot:
+        return Snapshot(0.0, {})
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("paths", ["told", "untold"])
+def test_the_embedded_cluster_shows_requests_whatever_its_measurements_come_from(tmp_path, paths):
+    write(tmp_path / "traces", line("1"))
+    handle = tmp_path / "platform.json"
+    told = {"traces": str(tmp_path / "traces")} if paths == "told" else {}
+    handles.write(handle, replace(HANDLE, paths=told))
+    cluster = LocalCluster(handle, ManualClock(), Silence, period_s=0.5)
+    try:
+        seen = cluster.requests(100.0, 101.0)
+        assert (None if seen is None else [trace.id for trace in seen.traces]) == ([TRACE] if told else None)
+        assert cluster.requests(0.0, 1.0) == (Seen([]) if told else None)
+        handle.unlink()
+        assert cluster.requests(100.0, 101.0) is None
+    finally:
+        cluster.close()
 
 
 def test_simulated_and_recorded_clusters_show_no_requests():
