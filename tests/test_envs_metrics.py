@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from envs.clusters.base import Component
 from envs.clusters.local import _readings
 from envs.staging.components import described
 from envs.staging.settings import StagingSettings
+from envs.staging.training_job import TRAINER
 from envs.telemetry.prometheus import Connection, question
 from envs.telemetry.promql import Exporters
 from envs.telemetry.snapshot import METRICS, component_of, metric_of
 from tests.prometheus import real_prometheus
 
 COMPONENTS = tuple(described(StagingSettings()))
-READINGS = _readings(COMPONENTS)
+READINGS = _readings(
+    [Component(name, name, 1, capabilities=frozenset({"Gpus"} if name == TRAINER else ())) for name in COMPONENTS]
+)
 CATALOGUE = {
     series: Exporters({"cluster": "test", "job": owner}, over_s=1.0, max_age_s=2.0).query(reading)
     for series, (owner, reading) in READINGS.items()
@@ -25,6 +29,7 @@ ASKED_FOR = {
     "restarts": tuple(f"{name}/restarts" for name in COMPONENTS),
     "CPU": tuple(f"{name}/cpu_share" for name in COMPONENTS),
     "memory": tuple(f"{name}/memory_mb" for name in COMPONENTS),
+    "GPU": ("trainer/gpu_memory_share", "trainer/gpu_utilisation"),
     "queue length": ("client/in_flight",),
     "steps/s": ("trainer/steps_per_s",),
     "checkpoint age": ("trainer/checkpoint_age_s",),

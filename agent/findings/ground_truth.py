@@ -54,7 +54,11 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.kill", "feature-store", _STORM),
     ),
     "serving.health": (Sign("model.registry_unavailable", "model-server", _SERVING),),
-    "training.restart": (Sign("pod.kill", "trainer", _TRAINING), Sign("pod.node_kill", "trainer", _TRAINING)),
+    "training.restart": (
+        Sign("pod.kill", "trainer", _TRAINING),
+        Sign("pod.node_kill", "trainer", _TRAINING),
+        Sign("gpu.memory_pressure", "trainer", _TRAINING),
+    ),
     "training.checkpoint": (
         Sign("model.checkpoint_corrupt", "trainer", _TRAINING),
         Sign("model.checkpoint_delete", "trainer", _TRAINING),
@@ -72,6 +76,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.node_kill", "trainer", _SILENCE),
         Sign("model.checkpoint_corrupt", "trainer", _SILENCE),
         Sign("model.checkpoint_delete", "trainer", _SILENCE),
+        Sign("gpu.memory_pressure", "trainer", _SILENCE),
     ),
 }
 """The first sign of a switch is the one that its test looks for."""
@@ -96,6 +101,12 @@ UNPLANTED: Mapping[str, Sign] = {
     ),
     "nobody moves a training job that gets too little CPU time": Sign("pod.cpu_stress", "trainer", _TRAINING),
     "a single serving node: all model servers are lost with it": Sign("pod.node_kill", "model-server", _SERVING),
+    "nobody moves a training job off a GPU whose memory others have taken": Sign(
+        "gpu.memory_pressure", "trainer", _TRAINING
+    ),
+    "nobody moves a training job off a GPU whose time others take": Sign(
+        "gpu.compute_contention", "trainer", _TRAINING
+    ),
 }
 """True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""
 

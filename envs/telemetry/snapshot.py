@@ -81,6 +81,8 @@ _METRICS = (
     Metric("in_flight", "platform", "requests", "up", 20.0, 1.0),
     Metric("cpu_share", "resource", "cores", "up", 0.5, 0.05),
     Metric("memory_mb", "resource", "MB", "up", 200.0, 5.0),
+    Metric("gpu_memory_share", "resource", "share of a card's memory", "up", 0.2, 0.02),
+    Metric("gpu_utilisation", "resource", "share of the time", "up", 0.3, 0.05),
 )
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
