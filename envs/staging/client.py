@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -20,6 +21,7 @@ from .calibration_error import CalibrationError
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
 from .feature_age import UnmentionedAge
+from .tracing import Tracing, fail, note, outgoing
 from .world import ENTITIES, World, make_world
 
 _OUTCOMES = ("ok", "error", "timeout")
@@ -36,6 +38,7 @@ class ClientSettings:
         requests_per_s: mean rate, requests per second.
         timeout_s: how long it waits for an answer, seconds.
         seed: of the world and of the moments and entities it asks for.
+        traces: folder in which it records some of its requests; None: none of them.
     """
 
     port: int
@@ -43,6 +46,7 @@ class ClientSettings:
     requests_per_s: float
     timeout_s: float
     seed: int
+    traces: str | None = None
 
 
 class Client:
@@ -52,6 +56,7 @@ class Client:
         self._settings = settings
         self._labels = world.labels
         self._rng = np.random.default_rng(settings.seed)
+        self._tracing = Tracing("client", Path(settings.traces) if settings.traces is not None else None)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._metrics = metrics = new_metrics()
         self._sent = Counter("client_sent", "Requests sent.", registry=metrics)
@@ -99,13 +104,15 @@ class Client:
 
     async def _request(self, session: aiohttp.ClientSession, entity: int) -> None:
         self._sent.inc()
-        with self._seconds.time():
+        with self._seconds.time(), self._tracing.hop("predict"):
             outcome = await self._outcome(session, entity)
+            if outcome != "ok":
+                fail(outcome)
         self._requests.labels(outcome).inc()
 
     async def _outcome(self, session: aiohttp.ClientSession, entity: int) -> str:
         try:
-            async with session.post(self._settings.url, json={"entity": entity}) as answer:
+            async with session.post(self._settings.url, json={"entity": entity}, headers=outgoing()) as answer:
                 if answer.status != 200:
                     return "error"
                 prediction = await answer.json()
@@ -117,6 +124,7 @@ class Client:
             return "error"
         right = bool(label == self._labels[entity])
         self._correct.inc(right)
+        note({"answer.right": right})
         self._calibration.saw(score, right=right)
         self._ages.saw(age_s)
         return "ok"

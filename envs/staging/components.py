@@ -64,16 +64,19 @@ def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> 
     proxy = ["-m", "actuators.proxy", "--control", str(layout.proxy_socket)]
     for route, (listens_on, leads_to) in routes.items():
         proxy += ["--route", f"{route}={listens_on}:{leads_to}"]
+    traces = str(layout.traces)
     says_so = settings.switches.features_freshness == "hardened"
     store = FeatureStoreSettings(
         port=ports.feature_store,
         seed=settings.seed,
         fresh_for_s=settings.features_fresh_for_s if says_so else None,
+        traces=traces,
     )
     gateway = GatewaySettings(
         port=ports.gateway,
         upstream_url=f"http://{LOOPBACK}:{ports.to_model_server}{PREDICT_PATH}",
         upstream_timeout_s=settings.upstream_timeout_s,
+        traces=traces,
     )
     client = ClientSettings(
         port=ports.client,
@@ -81,6 +84,7 @@ def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> 
         requests_per_s=settings.requests_per_s,
         timeout_s=settings.client_timeout_s,
         seed=settings.seed,
+        traces=traces,
     )
     commands: Mapping[str, tuple[Sequence[str], str]] = {
         FAULT_PROXY: (proxy, ""),
@@ -109,6 +113,7 @@ def model_server_settings(settings: StagingSettings, layout: Layout, ports: Port
         feature_timeout_s=settings.feature_timeout_s if bounded else None,
         budgeted_retries=settings.switches.serving_retries == "hardened",
         seed=settings.seed,
+        traces=layout.traces,
     )
 
 

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from .exporter import latency_buckets
 from .retries import Retries
+from .tracing import note, outgoing, step
 from .world import FEATURES
 
 Vector = NDArray[np.float32]
@@ -168,7 +169,7 @@ class _Store:
     async def features(self, entity: int) -> _Answer:
         self._metrics.fetches.inc()
         self._retries.requested()
-        with self._metrics.seconds.time():
+        with self._metrics.seconds.time(), step("fetch features"):
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._get_stubbornly(f"/features/{entity}")
         return _Answer(np.asarray(answer["features"], np.float32), float(answer["age_s"]), bool(answer["stale"]))
@@ -182,6 +183,7 @@ class _Store:
         failures = 0
         while True:
             self._metrics.attempts.inc()
+            note({"features.attempts": failures + 1})
             try:
                 return await self._get(path, _NO_TIMEOUT)
             except aiohttp.ClientError as error:
@@ -191,7 +193,9 @@ class _Store:
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> dict[str, Any]:
         url = self._url + path
-        async with self._session.get(url, timeout=timeout, raise_for_status=True, middlewares=(_once,)) as response:
+        async with self._session.get(
+            url, headers=outgoing(), timeout=timeout, raise_for_status=True, middlewares=(_once,)
+        ) as response:
             answer: dict[str, Any] = await response.json()
             return answer
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from aiohttp import web
@@ -20,6 +21,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
+from .tracing import Tracing, note
 from .world import FEATURES, World, make_world
 
 STALE_ALERT = "StaleFeatures"
@@ -37,11 +39,13 @@ class FeatureStoreSettings:
         port: to listen on.
         seed: of the world whose features it holds.
         fresh_for_s: age from which features are said to be stale, seconds; None: nobody says so.
+        traces: folder in which it records what it does for traced requests; None: it does not.
     """
 
     port: int
     seed: int
     fresh_for_s: float | None = None
+    traces: str | None = None
 
 
 class FeatureStore:
@@ -51,9 +55,18 @@ class FeatureStore:
         world: what the batch job has loaded.
         fresh_for_s: age from which features are said to be stale, seconds; None: nobody says so.
         clock: returns seconds of Unix time, as rows are stamped with.
+        traces: folder in which it records what it does for traced requests; None: it does not.
     """
 
-    def __init__(self, world: World, fresh_for_s: float | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        world: World,
+        fresh_for_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+        *,
+        traces: Path | None = None,
+    ) -> None:
+        self._tracing = Tracing("feature-store", traces)
         self._features = world.features.tolist()
         self._produced_at_s = np.full(len(self._features), clock())
         self._fresh_for_s = fresh_for_s
@@ -81,11 +94,12 @@ class FeatureStore:
         return app
 
     async def _get(self, request: web.Request) -> web.Response:
-        with self._seconds.time():
+        with self._seconds.time(), self._tracing.hop("GET /features", request.headers):
             entity = request.match_info["entity"]
             known = entity.isdecimal() and int(entity) < len(self._features)
             code = 200 if known else 404
             self._requests.labels(code).inc()
+            note({"http.response.status_code": code})
             if not known:
                 return web.json_response({"error": f"no entity {entity!r}"}, status=code)
             return web.json_response(self._answer(int(entity)))
@@ -127,7 +141,9 @@ def _vector(values: list[float]) -> list[float]:
 def main() -> None:
     """Serves until killed."""
     settings = FeatureStoreSettings(**begin())
-    serve(FeatureStore(make_world(settings.seed), settings.fresh_for_s).application(), settings.port)
+    traces = Path(settings.traces) if settings.traces is not None else None
+    store = FeatureStore(make_world(settings.seed), settings.fresh_for_s, traces=traces)
+    serve(store.application(), settings.port)
 
 
 if __name__ == "__main__":

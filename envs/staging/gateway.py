@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -15,6 +16,7 @@ from prometheus_client import Counter, Histogram
 
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
+from .tracing import Tracing, fail, note, outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,13 @@ class GatewaySettings:
         port: to listen on.
         upstream_url: where predictions are made.
         upstream_timeout_s: how long it waits for one, seconds.
+        traces: folder in which it records what it does for traced requests; None: it does not.
     """
 
     port: int
     upstream_url: str
     upstream_timeout_s: float
+    traces: str | None = None
 
 
 class Gateway:
@@ -37,6 +41,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
+        self._tracing = Tracing("gateway", Path(settings.traces) if settings.traces is not None else None)
         self._metrics = new_metrics()
         self._requests = Counter("gateway_requests", "Answers by status code.", ["code"], registry=self._metrics)
         self._seconds = Histogram(
@@ -60,13 +65,16 @@ class Gateway:
 
     async def _predict(self, request: web.Request) -> web.Response:
         body = await request.read()
-        with self._seconds.time():
+        with self._seconds.time(), self._tracing.hop("POST /predict", request.headers):
             code, answer = await self._forward(body)
+            note({"http.response.status_code": code})
+            if code >= 500:
+                fail(f"HTTP {code}")
         self._requests.labels(code).inc()
         return web.Response(body=answer, status=code, content_type="application/json")
 
     async def _forward(self, body: bytes) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **outgoing()}
         try:
             async with self._upstream.post(self._settings.upstream_url, data=body, headers=headers) as answer:
                 return answer.status, await answer.read()
