@@ -20,6 +20,7 @@ _NARROWEST_BYTES_PER_S = 512.0
 _LEAST_CPU_SHARE = 0.03
 _LARGEST_DRIFT = 2.0
 _LONGEST_LAG_S = 20.0
+_MOST_MIB_LEFT = 16.0
 _LEAST_GPU_MEMORY_SHARE = 0.02
 _LEAST_GPU_TIME_SHARE = 0.25
 
@@ -124,6 +125,11 @@ def _drift(intensity: float) -> float:
 def _lag_s(intensity: float) -> float:
     """5, 10 and 20 s, where a second or two is usual."""
     return _LONGEST_LAG_S * intensity
+
+
+def _mib_left(intensity: float) -> float:
+    """12, 8 and 0 MiB: a little more than the stack of a thread, just that, and nothing at all."""
+    return _MOST_MIB_LEFT * (1.0 - intensity)
 
 
 def _gpu_memory_share(intensity: float) -> float:
@@ -290,6 +296,17 @@ _KINDS = (
         scope="component",
         capability="Nodes",
         symptom="the process that is the node is gone",
+        blinds=_OWN_EXPORTER,
+    ),
+    FaultKind(
+        name="pod.memory_stress",
+        amount=_mib_left,
+        unit="MiB left to grow",
+        duration_s=20.0,
+        reversible=True,
+        scope="component",  # a limit that is too low meets all instances alike
+        capability="Memory",
+        symptom="the limit on the instances' memory, read back, is the lowered one",
         blinds=_OWN_EXPORTER,
     ),
     FaultKind(

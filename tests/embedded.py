@@ -44,6 +44,7 @@ INTENSITY = {
     "data.schema_change": 0.5,
     "data.drift": 1.0,
     "data.stream_delay": 1.0,
+    "pod.memory_stress": 1.0,
     "gpu.memory_pressure": 1.0,
     "gpu.compute_contention": 1.0,
 }

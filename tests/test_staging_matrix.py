@@ -134,6 +134,7 @@ DEATHS = {
     "data.schema_change": "stream",
     "data.drift": "stream",
     "data.stream_delay": "stream",
+    "pod.memory_stress": "model-server",
 }
 
 

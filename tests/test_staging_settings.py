@@ -27,6 +27,8 @@ NAMES = [
     "data.schema_gate",
     "data.drift_alarm",
     "features.freshness",
+    "serving.autoscale",
+    "serving.queue",
 ]
 
 

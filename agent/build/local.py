@@ -15,6 +15,7 @@ from actuators.data import DataActuator
 from actuators.drivers.local.checkpoints import LocalCheckpoints
 from actuators.drivers.local.datasets import LocalDatasets
 from actuators.drivers.local.gpus import LocalGpus
+from actuators.drivers.local.memory import LocalMemory
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
@@ -22,6 +23,7 @@ from actuators.drivers.local.pods import LocalPods
 from actuators.drivers.local.registry import LocalRegistry
 from actuators.errors import BackburnError, BadInput, Unsafe
 from actuators.gpu import GpuActuator
+from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -53,6 +55,7 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
             {
                 **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(pods)),
                 "pod.node_kill": NodeActuator(LocalNodes(platform)),
+                "pod.memory_stress": MemoryActuator(LocalMemory(platform)),
             }
         ),
         "network": NetworkActuator(LocalNetwork(platform)),

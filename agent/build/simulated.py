@@ -19,6 +19,7 @@ from actuators.drivers.simulated_gpus import SimulatedGpus
 from actuators.drivers.world import MemoryWorld, World
 from actuators.errors import BadInput
 from actuators.gpu import GpuActuator
+from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -44,6 +45,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
             {
                 **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(driver)),
                 "pod.node_kill": NodeActuator(driver),
+                "pod.memory_stress": MemoryActuator(driver),
             }
         ),
         "network": NetworkActuator(driver),

@@ -20,6 +20,7 @@ _AGE = frozenset({"stale", "not_recovered"})
 _NETWORK = ("delay", "loss", "partition", "bandwidth")
 DATA_ROLES = ("stream", "feature-pipeline")
 """Components through which features come to the feature store."""
+_OVERLOAD = _SERVING | {"queue_growth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,17 @@ class Sign:
 
 
 SWITCHES: Mapping[str, tuple[Sign, ...]] = {
+    # First, for it has no other sign, and others bear this one as well.
+    "serving.autoscale": (Sign("pod.cpu_stress", "model-server", _OVERLOAD),),
+    # With somebody who starts further model servers, those who wait in line for the starved ones wait in vain.
+    "serving.queue": (
+        Sign("pod.cpu_stress", "model-server", _OVERLOAD),
+        Sign("network.bandwidth", "model-server", _OVERLOAD),
+    ),
     "serving.replicas": (
         Sign("pod.kill", "model-server", _SERVING),
         Sign("pod.pause", "model-server", _SERVING),
+        Sign("pod.cpu_stress", "model-server", _OVERLOAD),
     ),
     "serving.feature_timeout": (
         Sign("network.delay", "feature-store", _SERVING),
@@ -82,6 +91,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.node_kill", "trainer", _SILENCE),
         Sign("model.checkpoint_corrupt", "trainer", _SILENCE),
         Sign("model.checkpoint_delete", "trainer", _SILENCE),
+        Sign("pod.memory_stress", "trainer", _SILENCE),
         Sign("gpu.memory_pressure", "trainer", _SILENCE),
         *(Sign(kind, role, _SILENCE) for role in DATA_ROLES for kind in ("pod.pause", "pod.kill", "pod.cpu_stress")),
     ),
@@ -102,7 +112,8 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         *(Sign(f"pod.{verb}", "feature-store", _AGE) for verb in ("pause", "cpu_stress")),
     ),
 }
-"""The first sign of a switch is the one that its test looks for."""
+"""The first sign of a switch is the one that its test looks for. Where several bear the same sign, an earlier one that
+is planted gets the finding."""
 
 UNPLANTED: Mapping[str, Sign] = {
     "a single gateway: nothing takes over when it dies": Sign("pod.kill", "gateway", _SERVING),
@@ -119,8 +130,11 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
     ),
-    "nobody starts further model servers when those that there are get too little CPU time": Sign(
-        "pod.cpu_stress", "model-server", _SERVING
+    "all model servers have the same limit on their memory, and meet it in the same moment": Sign(
+        "pod.memory_stress", "model-server", _SERVING
+    ),
+    "a rank that is refused memory neither works nor ends, and nobody who could end it notices": Sign(
+        "pod.memory_stress", "trainer", _TRAINING
     ),
     "nobody moves a training job that gets too little CPU time": Sign("pod.cpu_stress", "trainer", _TRAINING),
     "a single serving node: all model servers are lost with it": Sign("pod.node_kill", "model-server", _SERVING),

@@ -37,6 +37,7 @@ _DEED = {
     "data.stream_delay": "Holding back the rows of one partition of {target} by {amount:g} s",
     "pod.cpu_stress": "Taking {amount:.0%} of their CPU time from all instances of {target}",
     "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",
+    "pod.memory_stress": "Leaving the instances of {target} {amount:g} MiB of memory to grow",
     "pod.node_kill": "Killing the node that {target} lives on",
 }
 _CONSEQUENCE = {
@@ -47,6 +48,7 @@ _CONSEQUENCE = {
     Mechanism.SLOW: "makes answers slow",
     Mechanism.AMPLIFIED: "multiplies the requests to it",
     Mechanism.STALE: "lets old features pass for fresh",
+    Mechanism.QUEUE_GROWTH: "lets requests pile up",
     Mechanism.SILENT: "raises no alert",
     Mechanism.NOT_RECOVERED: "leaves damage behind after it has ended",
 }

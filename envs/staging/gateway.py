@@ -1,7 +1,8 @@
 """The gateway: the platform's front door, `POST /predict {"entity": N}`.
 
 It forwards to the model server and hands its answer through. A model server that cannot be reached is a 502, one that
-takes too long a 504.
+takes too long a 504. A gateway with a bound turns away whoever comes while as many requests as that are under way: a
+503 that says when to come again, at once, so that those who were let in are answered in time.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
 from .tracing import Tracing, fail, note, outgoing
+
+_COME_AGAIN_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,14 @@ class GatewaySettings:
         port: to listen on.
         upstream_url: where predictions are made.
         upstream_timeout_s: how long it waits for one, seconds.
+        most_in_flight: how many it lets under way at once; None: whoever comes.
         traces: folder in which it records what it does for traced requests; None: it does not.
     """
 
     port: int
     upstream_url: str
     upstream_timeout_s: float
+    most_in_flight: int | None
     traces: str | None = None
 
 
@@ -43,6 +48,8 @@ class Gateway:
         self._settings = settings
         self._tracing = Tracing("gateway", Path(settings.traces) if settings.traces is not None else None)
         self._metrics = new_metrics()
+        self._in_flight = 0
+        Gauge("gateway_in_flight", "Requests under way.", registry=self._metrics).set_function(lambda: self._in_flight)
         self._requests = Counter("gateway_requests", "Answers by status code.", ["code"], registry=self._metrics)
         self._seconds = Histogram(
             "gateway_upstream_seconds", "Time the upstream took.", buckets=latency_buckets(), registry=self._metrics
@@ -64,13 +71,26 @@ class Gateway:
             yield
 
     async def _predict(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        with self._seconds.time(), self._tracing.hop("POST /predict", request.headers):
-            code, answer = await self._forward(body)
-            note({"http.response.status_code": code})
-            if code >= 500:
-                fail(f"HTTP {code}")
-        self._requests.labels(code).inc()
+        with self._tracing.hop("POST /predict", request.headers):
+            response = await self._answered(request) if self._has_room() else _shed()
+            note({"http.response.status_code": response.status})
+            if response.status >= 500:
+                fail(f"HTTP {response.status}")
+        self._requests.labels(response.status).inc()
+        return response
+
+    def _has_room(self) -> bool:
+        most = self._settings.most_in_flight
+        return most is None or self._in_flight < most
+
+    async def _answered(self, request: web.Request) -> web.Response:
+        self._in_flight += 1
+        try:
+            body = await request.read()
+            with self._seconds.time():
+                code, answer = await self._forward(body)
+        finally:
+            self._in_flight -= 1
         return web.Response(body=answer, status=code, content_type="application/json")
 
     async def _forward(self, body: bytes) -> tuple[int, bytes]:
@@ -82,6 +102,11 @@ class Gateway:
             return 504, b'{"error": "the model server took too long"}'
         except aiohttp.ClientError:
             return 502, b'{"error": "the model server cannot be reached"}'
+
+
+def _shed() -> web.Response:
+    """Returns the answer to whom there is no room for."""
+    return web.Response(status=503, headers={"Retry-After": str(_COME_AGAIN_S)})
 
 
 def main() -> None:

@@ -87,6 +87,8 @@ _METRICS = (
     Metric("stale_share", "platform", "share of answers", "up", 0.05, 0.01),
     Metric("drift_score", "platform", "standard errors", "up", 3.0, 0.5),
     Metric("drift_rate", "model", "share of tests", "up", 0.3, 0.05),
+    Metric("shed_share", "sli", "share of completed requests", "up", 0.05, 0.01),
+    Metric("answered_share", "sli", "share of completed requests", "down", 0.05, 0.01),
     Metric("cpu_share", "resource", "cores", "up", 0.5, 0.05),
     Metric("memory_mb", "resource", "MB", "up", 200.0, 5.0),
     Metric("gpu_memory_share", "resource", "share of a card's memory", "up", 0.2, 0.02),

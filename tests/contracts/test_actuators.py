@@ -20,6 +20,7 @@ from actuators.data import DataActuator
 from actuators.drivers.local.checkpoints import LocalCheckpoints
 from actuators.drivers.local.datasets import LocalDatasets
 from actuators.drivers.local.gpus import LocalGpus
+from actuators.drivers.local.memory import LocalMemory
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
@@ -29,6 +30,7 @@ from actuators.drivers.world import FileWorld
 from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
 from actuators.gpu import GpuActuator
+from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -53,6 +55,7 @@ TARGET = {
     "pod.cpu_stress": "model-server",
     "pod.node_kill": "model-server",
     **dict.fromkeys([kind for kind in CATALOGUE if kind.startswith("data.")], "stream"),
+    "pod.memory_stress": "model-server",
     "gpu.memory_pressure": "trainer",
     "gpu.compute_contention": "trainer",
 }
@@ -102,6 +105,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
             {
                 **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(pods)),
                 "pod.node_kill": NodeActuator(LocalNodes(platform)),
+                "pod.memory_stress": MemoryActuator(LocalMemory(platform)),
             }
         ),
         "network": NetworkActuator(LocalNetwork(platform)),
