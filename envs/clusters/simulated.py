@@ -112,7 +112,8 @@ class Hidden:
     has_gpu: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "replicas", {**self.replicas, STREAM: 1, FEATURE_PIPELINE: 1})
+        data_plane = {name: self.replicas.get(name, 1) for name in (STREAM, FEATURE_PIPELINE)}
+        object.__setattr__(self, "replicas", {**self.replicas, **data_plane})
 
     @classmethod
     def drawn(cls, random: np.random.Generator) -> Hidden:
