@@ -18,6 +18,7 @@ LEVELS = (0.25, 0.5, 1.0)
 _LONGEST_DELAY_MS = 2000.0
 _NARROWEST_BYTES_PER_S = 512.0
 _LEAST_CPU_SHARE = 0.03
+_MOST_MIB_LEFT = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,11 @@ def _cpu_share(intensity: float) -> float:
     the second, where two replicas still bear it together, and next to nothing at the third.
     """
     return 1.0 - math.pow(_LEAST_CPU_SHARE, intensity)
+
+
+def _mib_left(intensity: float) -> float:
+    """12, 8 and 0 MiB: a little more than the stack of a thread, just that, and nothing at all."""
+    return _MOST_MIB_LEFT * (1.0 - intensity)
 
 
 _OWN_EXPORTER = frozenset({"up", "cpu_share", "memory_mb"})
@@ -258,6 +264,17 @@ _KINDS = (
         scope="component",
         capability="Nodes",
         symptom="the process that is the node is gone",
+        blinds=_OWN_EXPORTER,
+    ),
+    FaultKind(
+        name="pod.memory_stress",
+        amount=_mib_left,
+        unit="MiB left to grow",
+        duration_s=20.0,
+        reversible=True,
+        scope="component",  # a limit that is too low meets all instances alike
+        capability="Memory",
+        symptom="the limit on the instances' memory, read back, is the lowered one",
         blinds=_OWN_EXPORTER,
     ),
 )

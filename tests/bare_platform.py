@@ -71,6 +71,7 @@ class BarePlatform:
         """Returns everything that a fault could have changed."""
         return {
             "states": {name: self.state_of(name) for name in self.sleepers},
+            "data_limits": {name: [_data_limit(process) for process in self.sleepers[name]] for name in self.sleepers},
             "nodes": {name: _state(node.pid) for name, node in self.nodes.items()},
             "checkpoint": self.checkpoint.read_bytes() if self.checkpoint.exists() else None,
             "folder": sorted(path.name for path in self.checkpoint.parent.iterdir()),
@@ -178,8 +179,13 @@ def held_shares(pid: int) -> list[float]:
         with suppress(psutil.Error):
             command = process.cmdline()
             if str(HOLD) in command and any(argument.startswith(f"{pid}:") for argument in command):
-                shares.append(float(command[-2]))
+                shares += [float(command[-2])] if command[-2] != hold.MEMORY else []
     return shares
+
+
+def _data_limit(process: ProcessId) -> int | str:
+    found = hold.data_limit(process.pid, process.start_ticks)
+    return "gone" if found is None else found
 
 
 def _keep_asking(port: int, stop: threading.Event) -> None:

@@ -40,6 +40,7 @@ INTENSITY = {
     "model.bad_canary": 1.0,
     "pod.node_kill": 0.25,
     "pod.cpu_stress": 1.0,
+    "pod.memory_stress": 1.0,
 }
 START_WITHIN_S = 240.0
 

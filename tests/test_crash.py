@@ -84,6 +84,8 @@ def is_undone(platform, kind: str, before: dict[str, object]):
     now = platform.observable()
     if kind in {"pod.pause", "pod.cpu_stress"}:
         return now["states"] == before["states"]
+    if kind == "pod.memory_stress":
+        return now["data_limits"] == before["data_limits"]
     return all(now[what] == before[what] for what in ("proxy", "checkpoint", "registry"))
 
 

@@ -73,8 +73,12 @@ def upstream(status: int = 200) -> web.Application:
     return app
 
 
-def gateway_to(url: str, timeout_s: float = 5.0) -> web.Application:
-    return Gateway(GatewaySettings(port=0, upstream_url=f"{url}/predict", upstream_timeout_s=timeout_s)).application()
+def gateway_to(url: str, timeout_s: float = 5.0, most_in_flight: int | None = None) -> web.Application:
+    upstream_url = f"{url}/predict"
+    settings = GatewaySettings(
+        port=0, upstream_url=upstream_url, upstream_timeout_s=timeout_s, most_in_flight=most_in_flight
+    )
+    return Gateway(settings).application()
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -107,6 +111,50 @@ def test_the_gateway_tells_a_slow_upstream_from_a_missing_one() -> None:
                 session.post(f"{url}/predict", json={"entity": 3}) as answer,
             ):
                 assert answer.status == 502
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("most_in_flight", [None, 3])
+def test_a_gateway_with_a_bound_turns_away_who_comes_when_it_is_full(most_in_flight: int | None) -> None:
+    """At once, with a time to come again; without a bound everybody is let in."""
+    let_in = asyncio.Semaphore(0)
+    answered = asyncio.Event()
+
+    async def predict(_: web.Request) -> web.Response:
+        let_in.release()
+        await answered.wait()
+        return web.json_response({"label": 0, "score": 0.9})
+
+    async def scenario() -> None:
+        app = web.Application()
+        app.add_routes([web.post("/predict", predict)])
+        async with (
+            serving(app) as model_server,
+            serving(gateway_to(model_server, most_in_flight=most_in_flight)) as url,
+            aiohttp.ClientSession() as session,
+            asyncio.TaskGroup() as group,
+        ):
+
+            async def ask() -> tuple[int, str | None]:
+                async with session.post(f"{url}/predict", json={"entity": 3}) as answer:
+                    return answer.status, answer.headers.get("Retry-After")
+
+            first = [group.create_task(ask()) for _ in range(3)]
+            for _ in first:
+                await let_in.acquire()
+            assert (await metrics_of(url))["gateway_in_flight"] == 3
+            if most_in_flight is not None:
+                assert await ask() == (503, "1")
+                assert (await metrics_of(url))["gateway_requests_total/503"] == 1
+            else:
+                first.append(group.create_task(ask()))
+                await let_in.acquire()
+                assert (await metrics_of(url))["gateway_in_flight"] == 4
+            answered.set()
+            assert {await one for one in first} == {(200, None)}
+            assert await ask() == (200, None), "there is room again"
+            assert (await metrics_of(url))["gateway_in_flight"] == 0
 
     asyncio.run(scenario())
 
@@ -174,6 +222,23 @@ def test_the_client_tells_errors_from_timeouts_and_counts_both_as_ended() -> Non
     assert failing["client_requests_total/error"] >= 10
     assert slow_one["client_requests_total/timeout"] >= 10
     assert failing["client_correct_total"] == slow_one["client_correct_total"] == 0
+
+
+@pytest.mark.parametrize(("headers", "outcome"), [({"Retry-After": "1"}, "shed"), ({}, "error")])
+def test_who_is_turned_away_and_told_so_was_shed_and_not_failed(headers: dict[str, str], outcome: str) -> None:
+    async def predict(_: web.Request) -> web.Response:
+        return web.Response(status=503, headers=headers)
+
+    async def scenario() -> dict[str, float]:
+        app = web.Application()
+        app.add_routes([web.post("/predict", predict)])
+        async with serving(app) as url:
+            return await watched(client_of(url), ended=10)
+
+    samples = asyncio.run(scenario())
+    ended = {name: samples[f"client_requests_total/{name}"] for name in ("ok", "error", "timeout", "shed")}
+    assert ended.pop(outcome) >= 10
+    assert set(ended.values()) == {0.0}
 
 
 def test_the_load_is_open_a_slow_platform_is_not_spared() -> None:

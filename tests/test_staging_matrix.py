@@ -129,6 +129,7 @@ DEATHS = {
     "model.checkpoint_corrupt": "trainer",
     "pod.node_kill": "trainer",
     "pod.cpu_stress": "model-server",
+    "pod.memory_stress": "model-server",
 }
 
 

@@ -145,6 +145,32 @@ def test_restarts_are_instances_beyond_the_first_desired_ones(tmp_path: Path) ->
     assert restarts == [0, 0, 1, 2]
 
 
+def test_whoever_comes_because_there_are_to_be_more_is_no_restart(tmp_path: Path) -> None:
+    """Ordered before it comes, gone when it is no longer wanted; only who comes for another counts."""
+    roster = Roster({"trainer": COMPONENT}, {}, tmp_path)
+    own = own_instance("trainer", "http://127.0.0.1:1/metrics")
+    seen = []
+
+    def look(desired: int, *alive: int) -> None:
+        for file in tmp_path.iterdir():
+            file.unlink()
+        for number in alive:
+            instance = json.loads(_as_json(replace(own, id=f"t/{number}")))
+            one = {"component": "trainer", "place": number, "instance": instance}
+            (tmp_path / f"trainer-{number}.json").write_text(json.dumps(one))
+        found = roster.look(None, {"trainer": desired}).components["trainer"]
+        seen.append((found.desired, len(found.instances), found.restarts))
+
+    look(2, 0, 1)
+    look(3, 0, 1)
+    look(3, 0, 1, 2)
+    look(2, 0, 1)
+    look(2, 0, 3)
+    look(3, 0, 3)
+    look(3, 0, 3, 4)
+    assert seen == [(2, 2, 0), (3, 2, 0), (3, 3, 0), (2, 2, 0), (2, 2, 1), (3, 2, 1), (3, 3, 1)]
+
+
 def _as_json(instance: Instance) -> str:
     fields = {name: getattr(instance, name) for name in Instance.__slots__}
     return json.dumps(fields)

@@ -24,6 +24,8 @@ NAMES = [
     "deploy.canary_gate",
     "training.hang_timeout",
     "monitoring.absent_alert",
+    "serving.autoscale",
+    "serving.queue",
 ]
 
 

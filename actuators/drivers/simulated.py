@@ -12,6 +12,7 @@ from ..clock import Instant
 from ..errors import InjectionFailed, RepairFailed, TargetNotFound
 from ..fault import Target
 from ..files import sha256
+from ..memory import Footprint, Squeeze
 from ..network import Impairment
 from ..node import Node
 from ..pod import Instance
@@ -20,11 +21,11 @@ from .world import Document, World
 
 
 class SimulatedDriver:
-    """Pods, nodes, network, checkpoints, registry and repairs of a simulated cluster.
+    """Pods, memory, nodes, network, checkpoints, registry and repairs of a simulated cluster.
 
     Args:
-        world: the cluster's document: `instances`, `killed`, `paused`, `nodes`, `routes`, `impairments`,
-            `checkpoints`, `registry`, `repairs`.
+        world: the cluster's document: `instances`, `killed`, `paused`, `squeezed`, `used_bytes`, `nodes`, `routes`,
+            `impairments`, `checkpoints`, `registry`, `repairs`.
     """
 
     def __init__(self, world: World) -> None:
@@ -75,6 +76,32 @@ class SimulatedDriver:
         with self._world.change() as world:
             hold = world["paused"].get(instance.id, {})
             return bool(hold.get("by") == injection_id and hold["share"] < 1.0)
+
+    # ---- Memory -----------------------------------------------------------------------------------------------------
+
+    def footprint(self, instance: Instance) -> Footprint:
+        """Returns what the world says."""
+        with self._world.change() as world:
+            squeezed = world["squeezed"].get(instance.id)
+            return Footprint(world["used_bytes"], squeezed["limit_bytes"] if squeezed else None)
+
+    def squeeze(self, squeeze: Squeeze, injection_id: str, until: Instant) -> None:
+        """Writes the new limit into the world."""
+        with self._world.change() as world:
+            if _lives(world, squeeze.instance):
+                found = {"by": injection_id, "until": asdict(until), "limit_bytes": squeeze.limit_bytes}
+                world["squeezed"][squeeze.instance.id] = found
+
+    def relax(self, squeeze: Squeeze, injection_id: str) -> None:
+        """Takes the limit out of the world, if it is this injection's."""
+        with self._world.change() as world:
+            if world["squeezed"].get(squeeze.instance.id, {}).get("by") == injection_id:
+                del world["squeezed"][squeeze.instance.id]
+
+    def is_squeezed(self, squeeze: Squeeze, injection_id: str) -> bool:
+        """Tells whether this injection's limit holds."""
+        with self._world.change() as world:
+            return bool(world["squeezed"].get(squeeze.instance.id, {}).get("by") == injection_id)
 
     # ---- Nodes ------------------------------------------------------------------------------------------------------
 

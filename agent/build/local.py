@@ -12,12 +12,14 @@ from actuators.actuator import Actuator, Repairs
 from actuators.by_kind import ByKind
 from actuators.clock import BootClock
 from actuators.drivers.local.checkpoints import LocalCheckpoints
+from actuators.drivers.local.memory import LocalMemory
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
 from actuators.drivers.local.registry import LocalRegistry
 from actuators.errors import BackburnError, BadInput, Unsafe
+from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -49,6 +51,7 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
             {
                 **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(pods)),
                 "pod.node_kill": NodeActuator(LocalNodes(platform)),
+                "pod.memory_stress": MemoryActuator(LocalMemory(platform)),
             }
         ),
         "network": NetworkActuator(LocalNetwork(platform)),

@@ -15,6 +15,7 @@ from actuators.clock import ManualClock
 from actuators.drivers.simulated import SimulatedDriver
 from actuators.drivers.world import MemoryWorld, World
 from actuators.errors import BadInput
+from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -40,6 +41,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
             {
                 **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(driver)),
                 "pod.node_kill": NodeActuator(driver),
+                "pod.memory_stress": MemoryActuator(driver),
             }
         ),
         "network": NetworkActuator(driver),

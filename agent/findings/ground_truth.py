@@ -14,6 +14,7 @@ _STORM = frozenset({"amplified"})
 _TRAINING = frozenset({"stuck", "lost_progress", "not_recovered"})
 _ANSWERS = frozenset({"wrong_answers", "not_recovered"})
 _SILENCE = frozenset({"silent"})
+_OVERLOAD = _SERVING | {"queue_growth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,17 @@ class Sign:
 
 
 SWITCHES: Mapping[str, tuple[Sign, ...]] = {
+    # First, for it has no other sign, and others bear this one as well.
+    "serving.autoscale": (Sign("pod.cpu_stress", "model-server", _OVERLOAD),),
+    # With somebody who starts further model servers, those who wait in line for the starved ones wait in vain.
+    "serving.queue": (
+        Sign("pod.cpu_stress", "model-server", _OVERLOAD),
+        Sign("network.bandwidth", "model-server", _OVERLOAD),
+    ),
     "serving.replicas": (
         Sign("pod.kill", "model-server", _SERVING),
         Sign("pod.pause", "model-server", _SERVING),
+        Sign("pod.cpu_stress", "model-server", _OVERLOAD),
     ),
     "serving.feature_timeout": (
         Sign("network.delay", "feature-store", _SERVING),
@@ -72,9 +81,11 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.node_kill", "trainer", _SILENCE),
         Sign("model.checkpoint_corrupt", "trainer", _SILENCE),
         Sign("model.checkpoint_delete", "trainer", _SILENCE),
+        Sign("pod.memory_stress", "trainer", _SILENCE),
     ),
 }
-"""The first sign of a switch is the one that its test looks for."""
+"""The first sign of a switch is the one that its test looks for. Where several bear the same sign, an earlier one that
+is planted gets the finding."""
 
 UNPLANTED: Mapping[str, Sign] = {
     "a single gateway: nothing takes over when it dies": Sign("pod.kill", "gateway", _SERVING),
@@ -91,8 +102,11 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
     ),
-    "nobody starts further model servers when those that there are get too little CPU time": Sign(
-        "pod.cpu_stress", "model-server", _SERVING
+    "all model servers have the same limit on their memory, and meet it in the same moment": Sign(
+        "pod.memory_stress", "model-server", _SERVING
+    ),
+    "a rank that is refused memory neither works nor ends, and nobody who could end it notices": Sign(
+        "pod.memory_stress", "trainer", _TRAINING
     ),
     "nobody moves a training job that gets too little CPU time": Sign("pod.cpu_stress", "trainer", _TRAINING),
     "a single serving node: all model servers are lost with it": Sign("pod.node_kill", "model-server", _SERVING),

@@ -33,6 +33,7 @@ _DEED = {
     "model.checkpoint_delete": "Deleting the newest checkpoint of {target} (its writer dies)",
     "pod.cpu_stress": "Taking {amount:.0%} of their CPU time from all instances of {target}",
     "model.checkpoint_corrupt": "Damaging the newest checkpoint of {target} (its writer dies)",
+    "pod.memory_stress": "Leaving the instances of {target} {amount:g} MiB of memory to grow",
     "pod.node_kill": "Killing the node that {target} lives on",
 }
 _CONSEQUENCE = {
@@ -42,6 +43,7 @@ _CONSEQUENCE = {
     Mechanism.WRONG_ANSWERS: "makes answers wrong",
     Mechanism.SLOW: "makes answers slow",
     Mechanism.AMPLIFIED: "multiplies the requests to it",
+    Mechanism.QUEUE_GROWTH: "lets requests pile up",
     Mechanism.SILENT: "raises no alert",
     Mechanism.NOT_RECOVERED: "leaves damage behind after it has ended",
 }

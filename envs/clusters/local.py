@@ -21,6 +21,8 @@ _TRAINER = "trainer"
 _MODEL_SERVER = "model-server"
 _OBSERVERS = {"client": ("gateway",)}
 _FAILED = ({"outcome": "error"}, {"outcome": "timeout"})
+_SHED = ({"outcome": "shed"},)
+_ANSWERED = ({"outcome": "ok"},)
 
 SourceOf: TypeAlias = Callable[[Callable[[], list[Exporter]], Mapping[str, tuple[str, Reading]]], Source]
 """Makes the source of a cluster's snapshots.
@@ -34,6 +36,8 @@ def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
     """Returns whom to ask, and how, for every series of the embedded cluster."""
     readings: dict[str, tuple[str, Reading]] = {
         "client/error_share": ("client", Ratio("client_requests_total", "client_requests_total", _FAILED)),
+        "client/shed_share": ("client", Ratio("client_requests_total", "client_requests_total", _SHED)),
+        "client/answered_share": ("client", Ratio("client_requests_total", "client_requests_total", _ANSWERED)),
         "client/p50_ms": ("client", Quantile("client_latency_seconds", 0.5, scale=1000.0)),
         "client/p90_ms": ("client", Quantile("client_latency_seconds", 0.9, scale=1000.0)),
         "client/accuracy": (
@@ -43,6 +47,7 @@ def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
         "client/calibration_error": ("client", Gauge("client_calibration_error")),
         "client/requests_per_s": ("client", Rate("client_requests_total", {"outcome": "ok"})),
         "client/in_flight": ("client", Gauge("client_in_flight")),
+        "gateway/in_flight": ("gateway", Gauge("gateway_in_flight")),
         "gateway/request_ms": ("gateway", Quantile("gateway_upstream_seconds", 0.5, scale=1000.0)),
         "feature-store/request_ms": ("feature-store", Quantile("feature_request_seconds", 0.5, scale=1000.0)),
         "model-server/fallback_share": ("model-server", Ratio("model_fallbacks_total", "model_requests_total")),
@@ -147,6 +152,7 @@ def _capabilities(component: platform.Component, found: platform.Handle) -> froz
     neighbours = [other for other in found.components.values() if other.node == component.node]
     has: Mapping[str, bool] = {
         "Pods": component.desired > 0,
+        "Memory": component.desired > 0,
         "Network": bool(component.routes_in),
         "Checkpoints": component.role == _TRAINER,
         "Registry": component.role == _MODEL_SERVER,

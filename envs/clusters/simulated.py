@@ -43,6 +43,10 @@ _FALLBACK_KEEPS = 0.98
 _ANSWERS_PER_S = {"gateway": 400.0, "model-server": 137.0, "feature-store": 700.0}
 _STEPS_PER_S_OF_A_CORE = 250.0
 _LONGEST_LINE = _REQUESTS_PER_S * _CLIENT_TIMEOUT_MS / 1000.0  # who has waited so long, has left
+_MOST_IN_FLIGHT = 12.0
+_REFUSAL_MS = 2.0
+_TARGET_IN_FLIGHT = 3.0  # per model server; more of them are started beyond that
+_SCALE_UP_S, _SCALE_DOWN_S = 5.0, 12.0
 _ROUTES = ("gateway->model-server", "model-server->feature-store")
 _SOUND = b"weights".hex()
 _WEIGHTS = b"\x00\x00\x80\x3f" * 64
@@ -50,6 +54,9 @@ _MODEL = (2).to_bytes(8, "little") + b"{}" + _WEIGHTS
 _GOOD, _GUESSED = 0.97, 0.25
 _LEAST_AGREEMENT = 0.8
 _DOWN_FOR_S = 2.0
+_USED_BYTES = 100 * 2**20
+_GROWS_BY_BYTES = {"gateway": 0, "model-server": 2**20, "feature-store": 0, "trainer": 2**20}
+"""What a component needs anew as it works; gateway and feature store get by with what they have had once."""
 
 MECHANISMS = (
     "feature_timeout",
@@ -61,6 +68,8 @@ MECHANISMS = (
     "verify",
     "canary_gate",
     "absent_alert",
+    "queue",
+    "autoscale",
 )
 """What may be absent on a simulated cluster, each the namesake of a switch of the embedded one."""
 
@@ -101,6 +110,8 @@ def empty_world(hidden: Hidden) -> Document:
         "instances": {name: [f"{name}-{n}" for n in range(count)] for name, count in hidden.replicas.items()},
         "killed": {},
         "paused": {},
+        "squeezed": {},
+        "used_bytes": _USED_BYTES,
         "nodes": {
             name: {"holds": [component], "up": True, "born": 0}
             for name, component in {"serving": "model-server", "training": "trainer"}.items()
@@ -131,6 +142,8 @@ class SimulatedCluster:
     period_s = 0.5
     series: Sequence[str] = (
         "client/error_share",
+        "client/shed_share",
+        "client/answered_share",
         "client/p50_ms",
         "client/p90_ms",
         "client/accuracy",
@@ -139,6 +152,7 @@ class SimulatedCluster:
         "trainer/checkpoint_age_s",
         *(f"{name}/{metric}" for name in _RESTART_S for metric in ("ready", "up", "restarts")),
         "gateway/request_ms",
+        "gateway/in_flight",
         "feature-store/request_ms",
         "model-server/fallback_share",
         "model-server/feature_attempts",
@@ -157,6 +171,8 @@ class SimulatedCluster:
         self._paused_s: dict[str, float] = {}
         self._down_s: dict[str, float] = {}
         self._restarts = dict.fromkeys(hidden.replicas, 0)
+        self._in_flight = 0.0
+        self._scaling_since_s: float | None = None
         self._born = 100
         self._latency_noise = 0.0
         self._backlog_bytes = dict.fromkeys(_ROUTES, 0.0)
@@ -188,8 +204,10 @@ class SimulatedCluster:
         with self._world.change() as world:
             self._repair(world)
             self._bring_back_nodes(world)
+            self._refuse_memory(world)
             self._replace_the_dead(world)
             self._let_go_of_expired(world)
+            self._scale(world)
             serving = self._serve(world)
             self._train(world)
             values = {**serving, **self._platform(world), **self._training.values(self._now_s)}
@@ -219,6 +237,14 @@ class SimulatedCluster:
                 node.update(up=True, born=node["born"] + 1)
                 del self._lost_s[name]
 
+    def _refuse_memory(self, world: Document) -> None:
+        """Ends whoever needs more memory than it may have."""
+        for component, instances in world["instances"].items():
+            for name in instances:
+                limit = world["squeezed"].get(name)
+                if limit is not None and limit["limit_bytes"] - world["used_bytes"] < _GROWS_BY_BYTES[component]:
+                    world["killed"][name] = True
+
     def _replace_the_dead(self, world: Document) -> None:
         for component, instances in world["instances"].items():
             for index, instance in enumerate(instances):
@@ -231,6 +257,31 @@ class SimulatedCluster:
                     self._restarts[component] += 1
                     del world["killed"][instance], self._died_s[instance]
                     world["paused"].pop(instance, None)
+                    world["squeezed"].pop(instance, None)
+
+    def _scale(self, world: Document) -> None:
+        """Starts one more model server than ordered when requests pile up, and ends it when they no longer do."""
+        servers, ordered = world["instances"]["model-server"], self._hidden.replicas["model-server"]
+        more = len(servers) > ordered
+        # What starved ones have taken on stays under way, and whoever counts it wants to keep the one more.
+        starved = any(_cpu_left(world, name) < 1.0 for name in servers)
+        piled_up = self._in_flight > _TARGET_IN_FLIGHT * ordered
+        due = not piled_up and not starved if more else piled_up
+        if "autoscale" in self._hidden.weak or not due:
+            self._scaling_since_s = None
+            return
+        if self._scaling_since_s is None:
+            self._scaling_since_s = self._now_s
+        if self._now_s - self._scaling_since_s < (_SCALE_DOWN_S if more else _SCALE_UP_S):
+            return
+        self._scaling_since_s = None
+        if not more:
+            self._born += 1
+            servers.append(f"model-server-{self._born}")
+            return
+        gone = servers.pop()
+        for marks in (world["killed"], world["paused"], world["squeezed"], self._died_s):
+            marks.pop(gone, None)
 
     def _stays_dead(self, world: Document, component: str) -> bool:
         if component == "model-server":
@@ -243,6 +294,9 @@ class SimulatedCluster:
         for instance, hold in list(world["paused"].items()):
             if Instant(**hold["until"]).reached(now):
                 del world["paused"][instance]
+        for instance, limit in list(world["squeezed"].items()):
+            if Instant(**limit["until"]).reached(now):
+                del world["squeezed"][instance]
         for injection, routes in list(world["impairments"].items()):
             live = {route: found for route, found in routes.items() if not Instant(**found["until"]).reached(now)}
             world["impairments"][injection] = live
@@ -269,7 +323,8 @@ class SimulatedCluster:
             return 0.0
         per_s = _ANSWERS_PER_S[component] * left
         grown = self._waiting[component] + (_REQUESTS_PER_S - per_s) * self.period_s
-        self._waiting[component] = min(max(0.0, grown), _LONGEST_LINE)
+        longest = _MOST_IN_FLIGHT if self._bounded and component == "model-server" else _LONGEST_LINE
+        self._waiting[component] = min(max(0.0, grown), longest)
         return self._waiting[component] / per_s
 
     def _edge(self, world: Document, route: str) -> _Edge:
@@ -288,7 +343,8 @@ class SimulatedCluster:
     def _queue_ms(self, route: str, bytes_per_s: float) -> float:
         """Returns how long a request waits for its turn on a narrow edge, whose queue grows while it is too narrow."""
         came = (_REQUESTS_PER_S * _REQUEST_BYTES - bytes_per_s) * self.period_s
-        self._backlog_bytes[route] = max(0.0, self._backlog_bytes[route] + came)
+        longest = _MOST_IN_FLIGHT * _REQUEST_BYTES if self._bounded and route == _ROUTES[0] else np.inf
+        self._backlog_bytes[route] = min(max(0.0, self._backlog_bytes[route] + came), longest)
         return 1000.0 * (self._backlog_bytes[route] + _REQUEST_BYTES) / bytes_per_s
 
     def _fetch(self, world: Document) -> _Fetch:
@@ -330,10 +386,17 @@ class SimulatedCluster:
         total_ms = _BASE_MS + fetch.wait_ms + edge.wait_ms + 1000.0 * line_s
         if total_ms >= _CLIENT_TIMEOUT_MS:
             answered, total_ms = 0.0, _CLIENT_TIMEOUT_MS
+        self._in_flight, shed = self._let_in(total_ms if answered > 0.0 else _CLIENT_TIMEOUT_MS, arrives)
         self._latency_noise = 0.7 * self._latency_noise + 0.1 * self._random.standard_normal()
-        p50_ms = total_ms * float(np.exp(self._latency_noise)) if answered > 0.5 else _CLIENT_TIMEOUT_MS
+        if shed > 0.5:
+            total_ms = _REFUSAL_MS
+        p50_ms = total_ms * float(np.exp(self._latency_noise)) if answered + shed > 0.5 else _CLIENT_TIMEOUT_MS
+        failed = float(self._random.binomial(30, (1.0 - shed) * (1.0 - answered))) / 30.0
         values = {
-            "client/error_share": float(self._random.binomial(30, 1.0 - answered)) / 30.0,
+            "client/error_share": failed,
+            "client/shed_share": shed,
+            "client/answered_share": max(0.0, 1.0 - shed - failed) if answered > 0.0 else 0.0,
+            "gateway/in_flight": self._in_flight,
             "client/p50_ms": p50_ms,
             "client/p90_ms": p50_ms * float(np.exp(abs(0.3 * self._random.standard_normal()))) * 1.3,
             "gateway/request_ms": p50_ms * 0.9,
@@ -346,6 +409,17 @@ class SimulatedCluster:
             right = accuracy * (1.0 - (1.0 - _FALLBACK_KEEPS) * fetch.fallback)
             values["client/accuracy"] = float(self._random.binomial(30, right)) / 30.0
         return values
+
+    def _let_in(self, total_ms: float, arrives: float) -> tuple[float, float]:
+        """Returns how many requests are under way at the gateway, and which share of all it turns away."""
+        came = _REQUESTS_PER_S * arrives * total_ms / 1000.0
+        if not self._bounded or came <= _MOST_IN_FLIGHT:
+            return came, 0.0
+        return _MOST_IN_FLIGHT, arrives * (1.0 - _MOST_IN_FLIGHT / came)
+
+    @property
+    def _bounded(self) -> bool:
+        return "queue" not in self._hidden.weak
 
     def _models(self, world: Document) -> tuple[float, float]:
         """Returns how often model servers are right with the models they have, and which share of them has one."""
@@ -492,7 +566,7 @@ def _checksum(content: str) -> str:
 
 
 def _capabilities(name: str) -> frozenset[str]:
-    found = {"Pods"}
+    found = {"Pods", "Memory"}
     if name in {"model-server", "trainer"}:
         found.add("Nodes")
     if any(route.endswith(f"->{name}") for route in _ROUTES):

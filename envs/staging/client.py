@@ -2,6 +2,9 @@
 
 Requests leave at random moments (a Poisson process) whether or not earlier ones have been answered, as those of many
 independent users do. A load that waits for answers would spare a slow platform and hide how slow it is.
+
+Who is turned away at once and told when to come again was not served, but knows it. Such a request is *shed*: an
+outcome of its own, neither an answer nor a failure.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
 from .world import ENTITIES, World, make_world
 
-_OUTCOMES = ("ok", "error", "timeout")
+_OUTCOMES = ("ok", "error", "timeout", "shed")
 _LONGEST_BACKLOG_S = 1.0
 
 
@@ -99,6 +102,8 @@ class Client:
     async def _outcome(self, session: aiohttp.ClientSession, entity: int) -> str:
         try:
             async with session.post(self._settings.url, json={"entity": entity}) as answer:
+                if answer.status == 503 and "Retry-After" in answer.headers:
+                    return "shed"
                 if answer.status != 200:
                     return "error"
                 prediction = await answer.json()

@@ -29,6 +29,9 @@ _TO_MODEL_SERVER = f"{GATEWAY}->{MODEL_SERVER}"
 _TO_FEATURE_STORE = f"{MODEL_SERVER}->{FEATURE_STORE}"
 _OPTED_IN = {"backburn.dev/enabled": "true"}
 _ON_HOST = "host"
+_MOST_IN_FLIGHT = 12
+"""At a hardened gateway: what two model servers take on at once, and half as many waiting for their turn. What waits
+longer than a client does is not worth waiting."""
 
 
 def described(settings: StagingSettings) -> dict[str, Component]:
@@ -65,6 +68,7 @@ def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> 
         port=ports.gateway,
         upstream_url=f"http://{LOOPBACK}:{ports.to_model_server}{PREDICT_PATH}",
         upstream_timeout_s=settings.upstream_timeout_s,
+        most_in_flight=_MOST_IN_FLIGHT if settings.switches.serving_queue == "hardened" else None,
     )
     client = ClientSettings(
         port=ports.client,

@@ -46,6 +46,7 @@ from .settings import StagingSettings
 from .training_job import TRAINER, TrainingJob
 
 if TYPE_CHECKING:
+    from .scaling import Scaling
     from .serving import Serving
 
 _TICK_S = 0.2
@@ -79,6 +80,7 @@ class ControlLoop:
         self._registry = Registry(layout.registry)
         self._plain = plain_processes(settings, layout, ports)
         self._cluster = RayCluster(layout, settings.restart_delay_s)
+        self._scaling: Scaling | None = None
         self._training = TrainingJob(training_settings(settings, layout))
         self._roster = Roster(
             components,
@@ -162,10 +164,15 @@ class ControlLoop:
         # Imported here and not above: it takes seconds, in which the training job is already on its way.
         from .serving import Serving
 
-        replicas = self._handle.components[MODEL_SERVER].desired
-        settings = model_server_settings(self._settings, self._layout, self._ports)
-        serving = Serving(settings, replicas, self._ports.model_server)
+        serving = Serving(
+            model_server_settings(self._settings, self._layout, self._ports),
+            replicas=self._handle.components[MODEL_SERVER].desired,
+            port=self._ports.model_server,
+            bounded=self._settings.switches.serving_queue == "hardened",
+            autoscaled=self._settings.switches.serving_autoscale == "hardened",
+        )
         serving.start()
+        self._scaling = serving.scaling()
         return serving
 
     def _check_starting(self, serving: Serving) -> None:
@@ -195,7 +202,8 @@ class ControlLoop:
         """Looks who is there, and tells the monitor and the readers of the handle."""
         if not self._monitor.is_alive():
             raise StagingError(f"the monitor ended: {tail(self._layout.log('platform'))}")
-        view = self._roster.look(self._training.running)
+        desired = {MODEL_SERVER: self._scaling.target()} if self._scaling is not None else {}
+        view = self._roster.look(self._training.running, desired)
         self._monitor.view = view
         self._change(components=self._roster.listed(view, self._monitor.has_answered), nodes=self._cluster.raylets)
 

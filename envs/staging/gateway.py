@@ -1,7 +1,8 @@
 """The gateway: the platform's front door, `POST /predict {"entity": N}`.
 
 It forwards to the model server and hands its answer through. A model server that cannot be reached is a 502, one that
-takes too long a 504.
+takes too long a 504. A gateway with a bound turns away whoever comes while as many requests as that are under way: a
+503 that says when to come again, at once, so that those who were let in are answered in time.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
+
+_COME_AGAIN_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,13 @@ class GatewaySettings:
         port: to listen on.
         upstream_url: where predictions are made.
         upstream_timeout_s: how long it waits for one, seconds.
+        most_in_flight: how many it lets under way at once; None: whoever comes.
     """
 
     port: int
     upstream_url: str
     upstream_timeout_s: float
+    most_in_flight: int | None
 
 
 class Gateway:
@@ -38,6 +43,8 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._metrics = new_metrics()
+        self._in_flight = 0
+        Gauge("gateway_in_flight", "Requests under way.", registry=self._metrics).set_function(lambda: self._in_flight)
         self._requests = Counter("gateway_requests", "Answers by status code.", ["code"], registry=self._metrics)
         self._seconds = Histogram(
             "gateway_upstream_seconds", "Time the upstream took.", buckets=latency_buckets(), registry=self._metrics
@@ -59,9 +66,17 @@ class Gateway:
             yield
 
     async def _predict(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        with self._seconds.time():
-            code, answer = await self._forward(body)
+        most = self._settings.most_in_flight
+        if most is not None and self._in_flight >= most:
+            self._requests.labels(503).inc()
+            return web.Response(status=503, headers={"Retry-After": str(_COME_AGAIN_S)})
+        self._in_flight += 1
+        try:
+            body = await request.read()
+            with self._seconds.time():
+                code, answer = await self._forward(body)
+        finally:
+            self._in_flight -= 1
         self._requests.labels(code).inc()
         return web.Response(body=answer, status=code, content_type="application/json")
 

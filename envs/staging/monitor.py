@@ -40,7 +40,7 @@ class ComponentView:
     Attributes:
         desired: how many instances it should have.
         instances: those that are alive, whether or not they have answered yet.
-        restarts: instances started beyond the first desired ones; a training job starts all its ranks anew.
+        restarts: instances started beyond those that there were to be; a training job starts all its ranks anew.
     """
 
     desired: int

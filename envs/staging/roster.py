@@ -32,9 +32,20 @@ class Roster:
         self._plain = plain
         self._announcements = announcements
         self._seen: defaultdict[str, set[str]] = defaultdict(set)
+        self._desired = {name: component.desired for name, component in described.items()}
+        self._ordered = dict(self._desired)
+        self._restarts = dict.fromkeys(described, 0)
 
-    def look(self, training_running: bool | None) -> View:
-        """Returns who is alive now."""
+    def look(self, training_running: bool | None, desired: Mapping[str, int] | None = None) -> View:
+        """Returns who is alive now.
+
+        Args:
+            training_running: see `View`.
+            desired: how many instances there should be now, of components of which that changes.
+        """
+        for name, number in (desired or {}).items():
+            self._ordered[name] += max(0, number - self._desired[name])
+            self._desired[name] = number
         alive: dict[str, list[Instance]] = {name: [] for name in self._described}
         for name, (process, metrics_url) in self._plain.items():
             if (running := process.id) is not None:
@@ -44,18 +55,21 @@ class Roster:
             alive[announcement.component].append(announcement.instance)
         for name, instances in alive.items():
             self._seen[name].update(instance.id for instance in instances)
+            # Whoever comes because there are to be more is no restart. It may be ordered long before it comes.
+            self._restarts[name] = max(self._restarts[name], len(self._seen[name]) - self._ordered[name])
         views = {
-            name: ComponentView(component.desired, tuple(alive[name]), self._restarts(name))
-            for name, component in self._described.items()
+            name: ComponentView(self._desired[name], tuple(alive[name]), self._restarts[name])
+            for name in self._described
         }
         return View(views, training_running)
 
     def listed(self, view: View, has_answered: Callable[[Instance], bool]) -> dict[str, Component]:
         """Returns every component with those of its instances that are alive and have ever answered."""
         return {
-            name: replace(component, instances=tuple(filter(has_answered, view.components[name].instances)))
+            name: replace(
+                component,
+                desired=view.components[name].desired,
+                instances=tuple(filter(has_answered, view.components[name].instances)),
+            )
             for name, component in self._described.items()
         }
-
-    def _restarts(self, name: str) -> int:
-        return max(0, len(self._seen[name]) - self._described[name].desired)

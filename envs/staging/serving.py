@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import serve
@@ -12,9 +13,22 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from .model_server import MODEL_SERVER, PREDICT_PATH, AnsweringModelServer, ModelServer, ModelServerSettings
 from .ports import LOOPBACK
 from .ray_nodes import SERVING
+from .scaling import Scaling
 
 _MOST_ONGOING_REQUESTS = 200
-"""Per replica. Far above what a healthy one has, so that a slow dependency is felt and not hidden in a queue."""
+"""Per replica, where nothing is bounded: far above what a healthy one has."""
+
+_BOUNDED_ONGOING_REQUESTS = 6
+"""Of all ordered replicas together, where it is bounded: a slow one is then passed over as soon as it has its share."""
+
+_AUTOSCALING = {
+    "target_ongoing_requests": 3,
+    "metrics_interval_s": 0.5,
+    "look_back_period_s": 2.0,
+    "upscale_delay_s": 0.5,
+    "downscale_delay_s": 10.0,
+}
+"""In calm each replica has a fifth of a request; Serve's own delays of half a minute and of ten are for other loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +37,17 @@ class Serving:
 
     Attributes:
         settings: of every replica.
-        replicas: how many.
+        replicas: how many; where it scales by itself, how many at least.
         port: of the HTTP proxy.
+        bounded: whether a replica takes on few requests at once.
+        autoscaled: whether there may be one more.
     """
 
     settings: ModelServerSettings
     replicas: int
     port: int
+    bounded: bool
+    autoscaled: bool
 
     def start(self) -> None:
         """Starts Serve and asks for the application, without waiting for its replicas."""
@@ -41,17 +59,27 @@ class Serving:
         )
         deployment = serve.deployment(
             name=MODEL_SERVER,
-            num_replicas=self.replicas,
-            max_ongoing_requests=_MOST_ONGOING_REQUESTS,
+            max_ongoing_requests=_BOUNDED_ONGOING_REQUESTS // self.replicas if self.bounded else _MOST_ONGOING_REQUESTS,
             # Three failed checks make a replica dead; Serve's defaults would take minutes to see a hung one.
             health_check_period_s=1.0,
             health_check_timeout_s=2.0,
             graceful_shutdown_timeout_s=1.0,
             ray_actor_options={"num_cpus": 1, "resources": {SERVING.name: 0.1}},
             logging_config=logging,
+            **self._number(),
         )(AnsweringModelServer if self.settings.answers_to_be_well else ModelServer)
         target = serve.RunTarget(deployment.bind(self.settings), name=MODEL_SERVER, route_prefix=PREDICT_PATH)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+    def _number(self) -> dict[str, Any]:
+        if not self.autoscaled:
+            return {"num_replicas": self.replicas}
+        bounds = {"min_replicas": self.replicas, "max_replicas": self.replicas + 1}
+        return {"autoscaling_config": {**_AUTOSCALING, **bounds}}
+
+    def scaling(self) -> Scaling | None:
+        """Returns what tells how many replicas there should be; None where that never changes."""
+        return Scaling(MODEL_SERVER, self.replicas) if self.autoscaled else None
 
     def failure(self) -> str | None:
         """Returns why the application could not be deployed, None while it may still be."""

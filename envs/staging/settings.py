@@ -53,6 +53,12 @@ class Switches:
     monitoring_absent_alert: Strength = "hardened"
     """Weak: alerts compare values, and a dead exporter has none. Hardened: its absence is an alarm."""
 
+    serving_autoscale: Strength = "hardened"
+    """Weak: as many model servers as were ordered. Hardened: one more when requests pile up."""
+
+    serving_queue: Strength = "hardened"
+    """Weak: whoever asks is let in and waits in line. Hardened: only so many at a time, the others are told at once."""
+
     def __post_init__(self) -> None:
         for name, value in self.to_mapping().items():
             if value not in get_args(Strength):

@@ -79,6 +79,8 @@ _METRICS = (
     Metric("fallback_share", "platform", "share of answers", "up", 0.1, 0.01),
     Metric("feature_attempts", "platform", "attempts per request", "up", 0.25, 0.05),
     Metric("in_flight", "platform", "requests", "up", 20.0, 1.0),
+    Metric("shed_share", "sli", "share of completed requests", "up", 0.05, 0.01),
+    Metric("answered_share", "sli", "share of completed requests", "down", 0.05, 0.01),
     Metric("cpu_share", "resource", "cores", "up", 0.5, 0.05),
     Metric("memory_mb", "resource", "MB", "up", 200.0, 5.0),
 )

@@ -17,6 +17,7 @@ from actuators.by_kind import ByKind
 from actuators.catalogue import CATALOGUE, kind_of
 from actuators.clock import BootClock, Clock, ManualClock
 from actuators.drivers.local.checkpoints import LocalCheckpoints
+from actuators.drivers.local.memory import LocalMemory
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
@@ -25,6 +26,7 @@ from actuators.drivers.local.registry import LocalRegistry
 from actuators.drivers.world import FileWorld
 from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
+from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
@@ -48,6 +50,7 @@ TARGET = {
     "model.bad_canary": "model-server",
     "pod.cpu_stress": "model-server",
     "pod.node_kill": "model-server",
+    "pod.memory_stress": "model-server",
 }
 
 
@@ -93,6 +96,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
             {
                 **dict.fromkeys(("pod.kill", "pod.pause", "pod.cpu_stress"), PodActuator(pods)),
                 "pod.node_kill": NodeActuator(LocalNodes(platform)),
+                "pod.memory_stress": MemoryActuator(LocalMemory(platform)),
             }
         ),
         "network": NetworkActuator(LocalNetwork(platform)),

@@ -92,6 +92,20 @@ REVEALS = {
         0.25,
         {Mechanism.SILENT},
     ),
+    "serving.queue": (
+        Hidden(weak=frozenset({"queue"})),
+        "pod.cpu_stress",
+        "model-server",
+        1.0,
+        {Mechanism.UNAVAILABLE, Mechanism.SLOW},
+    ),
+    "serving.autoscale": (
+        Hidden(weak=frozenset({"autoscale"})),
+        "pod.cpu_stress",
+        "model-server",
+        1.0,
+        {Mechanism.UNAVAILABLE},
+    ),
 }
 
 
@@ -139,7 +153,7 @@ def test_whatever_happens_on_the_way_to_the_features_a_fallback_bears_it(setting
     assert verdicts == [Verdict.WEAKNESS, Verdict.RESILIENT]
 
 
-@pytest.mark.parametrize(("kind", "intensity"), NETWORK)
+@pytest.mark.parametrize(("kind", "intensity"), [*NETWORK[:3], ("network.bandwidth", 1.0)])
 def test_nothing_stands_in_for_a_model_server_that_cannot_be_reached(settings, tmp_path, kind, intensity):
     world = simulation(settings, tmp_path)
     assert world.experimenter.run(fault(kind, "model-server", intensity)).verdict is Verdict.WEAKNESS
@@ -152,6 +166,49 @@ def test_no_number_of_model_servers_survives_the_loss_of_their_only_node(setting
     assert (outcome.verdict, outcome.mechanism) == (Verdict.WEAKNESS, Mechanism.UNAVAILABLE)
     assert outcome.score.recovery_s is not None, "the node comes back, and they with it"
     world.close()
+
+
+def test_a_bound_bears_a_way_that_is_too_narrow_for_all(settings, tmp_path):
+    """Those who are let in get through in time; without a bound nobody does. It takes no further model server."""
+    verdicts = []
+    for weak in (frozenset({"queue", "autoscale"}), frozenset({"autoscale"})):
+        folder = tmp_path / str(len(weak))
+        folder.mkdir()
+        world = simulation(settings.model_copy(update={"state_dir": folder}), folder, hidden=Hidden(weak=weak))
+        verdicts.append(world.experimenter.run(fault("network.bandwidth", "model-server", 0.5)).verdict)
+        world.close()
+    assert verdicts == [Verdict.WEAKNESS, Verdict.RESILIENT]
+
+
+def test_model_servers_that_come_and_go_with_the_load_are_no_incident(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    cluster = world.experimenter.cluster
+    before = [cluster.next_snapshot(1.0) for _ in range(4)][-1]
+    outcome = world.experimenter.run(fault("pod.cpu_stress", "model-server", 1.0))
+    assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
+    for _ in range(60):
+        after = world.experimenter.poll()
+    assert after.unsteady == after.firing_alerts == ()
+    with world.world.change() as document:
+        assert len(document["instances"]["model-server"]) == 2, "the one more is gone again"
+    newest = cluster.next_snapshot(1.0)
+    assert newest.values["model-server/restarts"] == before.values["model-server/restarts"]
+    world.close()
+
+
+def test_who_needs_memory_that_it_cannot_have_dies_of_it_and_who_has_enough_does_not(settings, tmp_path):
+    verdicts = {}
+    for component in ("gateway", "feature-store", "model-server"):
+        folder = tmp_path / component
+        folder.mkdir()
+        world = simulation(settings.model_copy(update={"state_dir": folder}), folder)
+        verdicts[component] = world.experimenter.run(fault("pod.memory_stress", component, 1.0)).verdict
+        world.close()
+    assert verdicts == {
+        "gateway": Verdict.RESILIENT,
+        "feature-store": Verdict.RESILIENT,
+        "model-server": Verdict.WEAKNESS,
+    }
 
 
 @pytest.mark.parametrize("component", ["gateway", "feature-store"])
@@ -328,7 +385,7 @@ def test_a_gate_that_stays_shut_touches_nothing(settings, tmp_path):
                 "until": {"boot_id": "simulated", "boottime_s": 1e9},
             }
         }
-    with pytest.raises(NotSteady, match="client/p50_ms"):
+    with pytest.raises(NotSteady, match="client/shed_share"):
         world.experimenter.run(fault("pod.kill", "model-server"))
     assert list(world.state.journal.entries()) == []
     world.close()

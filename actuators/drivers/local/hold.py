@@ -1,13 +1,14 @@
-"""Freezes processes until a deadline, always or by turns, and lets them go whatever happens to whoever asked for it.
+"""Holds processes back until a deadline, and lets them go whatever happens to whoever asked for it.
 
 Run as a file of its own, so that it starts in milliseconds and needs nothing that could be missing:
 
     python -I -S hold.py INJECTION_ID BOOT_ID DEADLINE_BOOTTIME_S SHARE PID:START_TICKS ...
+    python -I -S hold.py INJECTION_ID BOOT_ID DEADLINE_BOOTTIME_S memory PID:START_TICKS:LIMIT_BYTES:BEFORE_BYTES ...
 
-With a share below 1 it stops and continues them by turns, as the kernel does with a process that has used up its CPU
-quota.
+It freezes them; with a share below 1 it stops and continues them by turns, as the kernel does with a process that has
+used up its CPU quota. Or it lowers the limit on their memory, and restores the one of before.
 
-It waits for the line `go` before it freezes anything: whoever asked may have died in between, and a holder that never
+It waits for the line `go` before it does anything: whoever asked may have died in between, and a holder that never
 heard from them must do no harm. It then goes on as an orphan, for it belongs to nobody, answers `held`, waits for the
 deadline or SIGTERM, and lets go.
 """
@@ -15,6 +16,7 @@ deadline or SIGTERM, and lets go.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -22,6 +24,11 @@ from pathlib import Path
 
 PERIOD_S = 0.1
 """One turn, stopped and running together; as long as the kernel's own for CPU quotas (`cpu.max` of a cgroup)."""
+
+MEMORY = "memory"
+"""How to hold a process short of memory; any other way is a share of the time."""
+
+UNLIMITED = resource.RLIM_INFINITY
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -51,15 +58,56 @@ def send(pid: int, start_ticks: int, number: signal.Signals) -> None:
         os.close(process)
 
 
+def data_limit(pid: int, start_ticks: int) -> int | None:
+    """Returns the soft limit on a process's data, bytes; None for a process that is gone."""
+    if not is_same_process(pid, start_ticks):
+        return None
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_DATA)[0]
+    except ProcessLookupError:
+        return None
+
+
+def replace_data_limit(pid: int, start_ticks: int, old_bytes: int, new_bytes: int) -> None:
+    """Sets the soft limit on a process's data if it is still the old one; a process that is gone is no error."""
+    if data_limit(pid, start_ticks) != old_bytes:
+        return
+    try:
+        _, hard_bytes = resource.prlimit(pid, resource.RLIMIT_DATA)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (new_bytes, hard_bytes))
+    except ProcessLookupError:
+        return
+
+
 def main() -> None:
-    """Freezes, waits, lets go."""
-    boot_id, deadline_s, share = sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
-    victims = [tuple(map(int, victim.split(":"))) for victim in sys.argv[5:]]
+    """Holds, waits, lets go."""
+    boot_id, deadline_s, how = sys.argv[2], float(sys.argv[3]), sys.argv[4]
+    victims = [list(map(int, victim.split(":"))) for victim in sys.argv[5:]]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE})
     if sys.stdin.readline() != "go\n" or _BOOT_ID.read_text().strip() != boot_id:
         return
     if os.fork():
         return
+    if how == MEMORY:
+        _hold_memory(victims, deadline_s)
+    else:
+        _hold_time(victims, float(how), deadline_s)
+
+
+def _hold_memory(victims: list[list[int]], deadline_s: float) -> None:
+    """Lowers limits, waits, restores them."""
+    try:
+        for pid, start_ticks, limit_bytes, before_bytes in victims:
+            replace_data_limit(pid, start_ticks, before_bytes, limit_bytes)
+        os.write(1, b"held\n")
+        _is_told_to_end(deadline_s)
+    finally:
+        for pid, start_ticks, limit_bytes, before_bytes in victims:
+            replace_data_limit(pid, start_ticks, limit_bytes, before_bytes)
+
+
+def _hold_time(victims: list[list[int]], share: float, deadline_s: float) -> None:
+    """Freezes, always or by turns, and lets run."""
 
     def tell(number: signal.Signals) -> None:
         for pid, start_ticks in victims:

@@ -1,0 +1,105 @@
+"""Holders of real processes: how one is started, found again by whoever has to end it, and ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...clock import Instant
+from ...errors import InjectionFailed, RevertFailed
+from ...pod import Instance
+from .hold import send
+from .platform import ANSWER_WITHIN_S
+
+_HOLD = Path(__file__).with_name("hold.py")
+
+
+def process_of(instance: Instance) -> tuple[int, int]:
+    """Returns pid and start time of an instance."""
+    return int(instance.identity["pid"]), int(instance.identity["start_ticks"])
+
+
+def begin(instance: Instance, how: str, injection_id: str, until: Instant, *more: int) -> None:
+    """Starts a holder of an instance, unless this injection already has one, and waits until it holds.
+
+    Args:
+        instance: whom it holds.
+        how: see `hold`.
+        injection_id: names the holder.
+        until: when it lets go by itself.
+        more: numbers that it needs to know of its victim, see `hold`.
+
+    Raises:
+        InjectionFailed: it did not say that it holds.
+    """
+    pid, start_ticks = process_of(instance)
+    if any(living(injection_id, pid)):
+        return
+    victim = ":".join(map(str, (pid, start_ticks, *more)))
+    holder = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_HOLD), injection_id, until.boot_id, str(until.boottime_s), how, victim],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    said = _said_after_go(holder)
+    holder.wait()
+    if said != b"held\n":
+        raise InjectionFailed(f"the holder of {instance.id} did not say that it holds it")
+
+
+def end(instance: Instance, injection_id: str) -> None:
+    """Ends every holder of an instance under an injection, without a chance to let go by itself.
+
+    Raises:
+        RevertFailed: one does not end.
+    """
+    pid, _ = process_of(instance)
+    deadline_s = time.monotonic() + ANSWER_WITHIN_S
+    while holders := list(living(injection_id, pid)):
+        if time.monotonic() > deadline_s:
+            raise RevertFailed(f"the holder of {instance.id} does not end")
+        for holder in holders:
+            send(*holder, signal.SIGKILL)
+
+
+def living(injection_id: str, victim_pid: int) -> Iterator[tuple[int, int]]:
+    """Yields pid and start time of every living holder of a process under an injection, whoever started it."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            holds = bytes(_HOLD) in arguments and injection_id.encode() in arguments
+            if holds and any(argument.startswith(b"%d:" % victim_pid) for argument in arguments):
+                yield int(entry.name), int(stat_of(int(entry.name))[19])
+        except OSError:
+            continue
+
+
+def stat_of(pid: int) -> list[str]:
+    """Returns the fields of a process's stat from its state on.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _said_after_go(holder: subprocess.Popen[bytes]) -> bytes:
+    """Lets a holder begin, and returns what it says; nothing if it says nothing in time."""
+    if holder.stdin is None or holder.stdout is None:
+        raise ValueError("a holder is talked to through pipes")
+    with holder.stdin, holder.stdout:
+        try:
+            os.write(holder.stdin.fileno(), b"go\n")
+        except BrokenPipeError:
+            return b""
+        readable, _, _ = select.select([holder.stdout], [], [], ANSWER_WITHIN_S)
+        return holder.stdout.readline() if readable else b""
