@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.actor import ActorHandle
 
 _ASKED_EVERY_S = 0.5
 
@@ -20,14 +20,15 @@ class Scaling:
     """Follows the target of one deployment.
 
     Args:
+        controller: Serve's own.
         deployment: its name, and that of its application.
         first: how many replicas there are to be before Serve has said anything.
     """
 
-    def __init__(self, deployment: str, first: int) -> None:
+    def __init__(self, controller: ActorHandle[Any], deployment: str, first: int) -> None:
         self._deployment = deployment
         self._target = first
-        self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        self._controller = controller
         self._asked_s = float("-inf")
         self._answer: ray.ObjectRef[Any] | None = None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
@@ -79,7 +80,10 @@ class Serving:
 
     def scaling(self) -> Scaling | None:
         """Returns what tells how many replicas there should be; None where that never changes."""
-        return Scaling(MODEL_SERVER, self.replicas) if self.autoscaled else None
+        if not self.autoscaled:
+            return None
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        return Scaling(controller, MODEL_SERVER, self.replicas)
 
     def failure(self) -> str | None:
         """Returns why the application could not be deployed, None while it may still be."""
