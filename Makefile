@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-staging lint bench benchmark clean
+.PHONY: run test test-staging test-gpu lint bench benchmark clean
 
 run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
 	$(BIN)/backburn run $(ARGS)
@@ -14,6 +14,9 @@ test: $(INSTALLED)  ## all tests but those that start the embedded cluster again
 
 test-staging: $(INSTALLED)  ## every switch weak and hardened on the real embedded cluster; crashes in the middle of each fault
 	$(BIN)/pytest -m staging -o timeout=3600 -s -v $(ARGS)
+
+test-gpu: $(INSTALLED)  ## faults of a real GPU, with what they do to it printed; skipped where there is none
+	$(BIN)/pytest -m gpu -o timeout=600 -s -v $(ARGS)
 
 lint: $(INSTALLED)  ## style, types, and who may import whom
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ _LONGEST_DELAY_MS = 2000.0
 _NARROWEST_BYTES_PER_S = 512.0
 _LEAST_CPU_SHARE = 0.03
 _MOST_MIB_LEFT = 16.0
+_LEAST_GPU_MEMORY_SHARE = 0.02
+_LEAST_GPU_TIME_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,24 @@ def _cpu_share(intensity: float) -> float:
 def _mib_left(intensity: float) -> float:
     """12, 8 and 0 MiB: a little more than the stack of a thread, just that, and nothing at all."""
     return _MOST_MIB_LEFT * (1.0 - intensity)
+
+
+def _gpu_memory_share(intensity: float) -> float:
+    """62, 86 and 98 % of a card's memory in use, by whomever; half the intensity leaves its square root free.
+
+    What others use counts, so that this says how the card is and never how much fuller it gets. The last level leaves
+    less than it takes to begin with a model anew, and something all the same.
+    """
+    return 1.0 - math.pow(_LEAST_GPU_MEMORY_SHARE, intensity)
+
+
+def _gpu_time_share(intensity: float) -> float:
+    """29, 50 and 75 % of a card's time: what neighbours take that ask for it as often as that.
+
+    A card gives equal slices of its time to all processes that have work for it: one neighbour that always has some
+    takes half, and three take three quarters.
+    """
+    return 1.0 - math.pow(_LEAST_GPU_TIME_SHARE, intensity)
 
 
 _OWN_EXPORTER = frozenset({"up", "cpu_share", "memory_mb"})
@@ -276,6 +296,27 @@ _KINDS = (
         capability="Memory",
         symptom="the limit on the instances' memory, read back, is the lowered one",
         blinds=_OWN_EXPORTER,
+    ),
+    FaultKind(
+        name="gpu.memory_pressure",
+        amount=_gpu_memory_share,
+        unit="share of the card's memory in use",
+        duration_s=30.0,
+        reversible=True,
+        scope="component",  # whoever shares the card with a neighbour does so with all ranks that it has there
+        capability="Gpus",
+        symptom="the neighbour runs, and so much of the card's memory is in use",
+        blinds=_OWN_EXPORTER,
+    ),
+    FaultKind(
+        name="gpu.compute_contention",
+        amount=_gpu_time_share,
+        unit="share of the card's time taken",
+        duration_s=30.0,
+        reversible=True,
+        scope="component",
+        capability="Gpus",
+        symptom="the neighbours run on the card, and it is busy for as much of the time as they ask for",
     ),
 )
 

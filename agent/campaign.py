@@ -170,6 +170,8 @@ class Campaign:
             if over:
                 self._result.ended_by = info.get("ended_by") or self._why_over(info["outcome"])
                 return
+        # Over between two choices: with minutes left, something stands in the way.
+        self._result.ended_by = self._env.experimenter.supervisor.obstacle() or self._result.ended_by
 
     # ---- what keeps the campaign honest ---------------------------------------------------------------------------
 

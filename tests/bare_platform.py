@@ -26,6 +26,7 @@ from actuators.drivers.local.platform import ask
 from envs.staging.model import untrained
 from envs.staging.processes import ProcessId, boot_id, identify
 from envs.staging.registry import Registry
+from tests.cards import UUID, Card, card, neighbours
 
 HOLD = Path(hold.__file__)
 SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
@@ -37,6 +38,8 @@ time.sleep(600)
 """
 NODES = {"model-server": "serving", "trainer": "training"}
 """Who lives on which node; all others on the host itself."""
+CARDS = {"trainer": UUID}
+"""Who works on which card; all others on none."""
 
 
 @dataclass
@@ -52,6 +55,7 @@ class BarePlatform:
         proxy_socket: of its fault proxy.
         port: of the delayed edge, for whoever wants to feel the delay.
         guard: the process that the handle calls the guard.
+        card: the only card, on which the trainer works.
     """
 
     handle: Path
@@ -62,6 +66,7 @@ class BarePlatform:
     proxy_socket: Path
     port: int
     guard: subprocess.Popen[bytes]
+    card: Card
 
     def state_of(self, component: str) -> list[str]:
         """Returns how a component's processes are; `gone` for the dead, `starved` for those held by turns."""
@@ -77,6 +82,7 @@ class BarePlatform:
             "folder": sorted(path.name for path in self.checkpoint.parent.iterdir()),
             "registry": {path.name: path.read_bytes() for path in self.registry.iterdir()},
             "proxy": ask(str(self.proxy_socket), {"verb": "list"})["faults"],
+            "neighbours": neighbours(),
         }
 
 
@@ -84,6 +90,7 @@ class BarePlatform:
 def bare_platform(folder: Path) -> Iterator[BarePlatform]:
     """Starts a bare platform with its state in `folder`, and ends it."""
     with ExitStack() as ends:
+        gpu = ends.enter_context(card(folder))
         nodes = {node: _process(ends, [*SLEEPER[:3], "-c", NODE, "2", *SLEEPER[1:]]) for node in NODES.values()}
         sleepers = {name: _started_by(ends, nodes[node]) for name, node in NODES.items()}
         sleepers["feature-store"] = [identify(_process(ends, SLEEPER).pid)]
@@ -111,7 +118,7 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         (folder / "root").mkdir()
         raylets = {name: identify(node.pid) for name, node in nodes.items()}
         handle.write_text(json.dumps(_handle(folder, sleepers, raylets, guard, socket)))
-        yield BarePlatform(handle, sleepers, raylets, checkpoint, registry, socket, port, guard)
+        yield BarePlatform(handle, sleepers, raylets, checkpoint, registry, socket, port, guard, gpu)
 
 
 def _handle(folder, sleepers, nodes, guard, socket):
@@ -138,7 +145,8 @@ def _handle(folder, sleepers, nodes, guard, socket):
                 "routes_in": ["model-server->feature-store"] if name == "feature-store" else [],
                 "node": NODES.get(name, "host"),
                 "instances": [
-                    {"id": f"{name}/{process.pid}", "metrics_url": "", **asdict(process)} for process in processes
+                    {"id": f"{name}/{process.pid}", "metrics_url": "", "card": CARDS.get(name, ""), **asdict(process)}
+                    for process in processes
                 ],
             }
             for name, processes in sleepers.items()

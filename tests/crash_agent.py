@@ -1,6 +1,6 @@
 """An agent that breaks one thing and then waits to be killed. Run by the crash tests in a process of its own.
 
-    python -m tests.crash_agent CONFIG KIND TARGET [DURATION_S]
+    python -m tests.crash_agent CONFIG KIND TARGET [DURATION_S [DEVICE]]
 
 Prints `injected ID` once the fault has taken. Goes on like an agent does: one measurement, one heartbeat, every 0.1 s.
 """
@@ -14,8 +14,11 @@ from pathlib import Path
 
 from actuators.catalogue import kind_of
 from actuators.clock import BootClock
+from actuators.drivers.local.gpus import LocalGpus
+from actuators.drivers.local.platform import Platform
 from actuators.fault import Fault, Injection, Target
-from agent.build.local import local_actuators, require_free_lever
+from actuators.gpu import GpuActuator
+from agent.build.local import handle_path, local_actuators, require_free_lever
 from agent.build.state import open_state
 from agent.settings import load
 from agent.watchdog_process import WatchdogProcess
@@ -34,13 +37,15 @@ def main() -> None:
     guardian = WatchdogProcess(config, os.pipe()[1])
     print("watchdog", guardian._process.pid, flush=True)
     actuators, repairs = local_actuators(settings)
+    device = sys.argv[5] if len(sys.argv) > 5 else "cpu"  # where the card is a double, a CPU does its work
+    gpu = GpuActuator(LocalGpus(Platform(handle_path(settings).resolve()), device=device))
     supervisor = Supervisor(
         limits=settings.limits,
         journal=state.journal,
         lever=state.lever,
         lease=state.lease,
         guardian=guardian,
-        actuators=actuators,
+        actuators={**actuators, "gpu": gpu},
         repairs=repairs,
         declared_repairs={},
         clock=clock,

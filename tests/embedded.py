@@ -41,6 +41,8 @@ INTENSITY = {
     "pod.node_kill": 0.25,
     "pod.cpu_stress": 1.0,
     "pod.memory_stress": 1.0,
+    "gpu.memory_pressure": 1.0,
+    "gpu.compute_contention": 1.0,
 }
 START_WITHIN_S = 240.0
 

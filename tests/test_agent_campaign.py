@@ -89,6 +89,27 @@ def test_every_outcome_is_recorded_with_its_purpose(settings, tmp_path):
     assert len(purposes) - purposes.count("sham") == len(env.outcomes)
 
 
+class Impatient(Log):
+    """Asks for the end as soon as the first experiment has been judged, when nothing is in force or being watched."""
+
+    def __init__(self, env) -> None:
+        super().__init__()
+        self._env = env
+
+    def judged(self, outcome, why) -> None:
+        self._env.experimenter.supervisor.interrupt("SIGTERM")
+
+
+def test_an_interruption_between_two_experiments_is_why_it_ended(settings, tmp_path):
+    env = ChaosEnv(simulation(settings, tmp_path, hidden=WEAK), budget_min=20.0)
+    result, log = Result(), Impatient(env)
+    policy = policy_named("random", np.random.default_rng(0))
+    budget = Budget(40.0, 0.5, 0.1)
+    Campaign(env, policy, budget, record=log, progress=log, result=result, seed=0, stopwatch=lambda: 0.0).run()
+    assert log.outcomes == [("sham", Verdict.RESILIENT)]
+    assert result.ended_by == "interrupted: SIGTERM"
+
+
 def test_a_confirmed_weakness_is_shrunk_to_its_mildest_form(settings, tmp_path):
     """A checkpoint that is gone stops training; so does one of which a quarter is missing."""
     world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"checkpoint"})))

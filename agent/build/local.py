@@ -12,6 +12,7 @@ from actuators.actuator import Actuator, Repairs
 from actuators.by_kind import ByKind
 from actuators.clock import BootClock
 from actuators.drivers.local.checkpoints import LocalCheckpoints
+from actuators.drivers.local.gpus import LocalGpus
 from actuators.drivers.local.memory import LocalMemory
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
@@ -19,6 +20,7 @@ from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
 from actuators.drivers.local.registry import LocalRegistry
 from actuators.errors import BackburnError, BadInput, Unsafe
+from actuators.gpu import GpuActuator
 from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
@@ -58,6 +60,7 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
         "model": ModelActuator(
             LocalCheckpoints(platform), LocalRegistry(platform), pods, (settings.cluster_state_dir / "kept").resolve()
         ),
+        "gpu": GpuActuator(LocalGpus(platform)),
     }
     return actuators, platform
 

@@ -13,8 +13,10 @@ from actuators.actuator import Actuator, Repairs
 from actuators.by_kind import ByKind
 from actuators.clock import ManualClock
 from actuators.drivers.simulated import SimulatedDriver
+from actuators.drivers.simulated_gpus import SimulatedGpus
 from actuators.drivers.world import MemoryWorld, World
 from actuators.errors import BadInput
+from actuators.gpu import GpuActuator
 from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
@@ -46,6 +48,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
         ),
         "network": NetworkActuator(driver),
         "model": ModelActuator(driver, driver, driver, keep),
+        "gpu": GpuActuator(SimulatedGpus(world)),
     }
     return actuators, driver
 

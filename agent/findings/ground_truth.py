@@ -63,7 +63,11 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.kill", "feature-store", _STORM),
     ),
     "serving.health": (Sign("model.registry_unavailable", "model-server", _SERVING),),
-    "training.restart": (Sign("pod.kill", "trainer", _TRAINING), Sign("pod.node_kill", "trainer", _TRAINING)),
+    "training.restart": (
+        Sign("pod.kill", "trainer", _TRAINING),
+        Sign("pod.node_kill", "trainer", _TRAINING),
+        Sign("gpu.memory_pressure", "trainer", _TRAINING),
+    ),
     "training.checkpoint": (
         Sign("model.checkpoint_corrupt", "trainer", _TRAINING),
         Sign("model.checkpoint_delete", "trainer", _TRAINING),
@@ -82,6 +86,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("model.checkpoint_corrupt", "trainer", _SILENCE),
         Sign("model.checkpoint_delete", "trainer", _SILENCE),
         Sign("pod.memory_stress", "trainer", _SILENCE),
+        Sign("gpu.memory_pressure", "trainer", _SILENCE),
     ),
 }
 """The first sign of a switch is the one that its test looks for. Where several bear the same sign, an earlier one that
@@ -110,6 +115,12 @@ UNPLANTED: Mapping[str, Sign] = {
     ),
     "nobody moves a training job that gets too little CPU time": Sign("pod.cpu_stress", "trainer", _TRAINING),
     "a single serving node: all model servers are lost with it": Sign("pod.node_kill", "model-server", _SERVING),
+    "nobody moves a training job off a GPU whose memory others have taken": Sign(
+        "gpu.memory_pressure", "trainer", _TRAINING
+    ),
+    "nobody moves a training job off a GPU whose time others take": Sign(
+        "gpu.compute_contention", "trainer", _TRAINING
+    ),
 }
 """True weaknesses that no switch controls, listed beforehand; finding one is neither a hit nor a false alarm."""
 

@@ -23,7 +23,7 @@ class Component:
         depends_on: components that it calls or reads.
         labels: what its owners wrote on it.
         capabilities: which capabilities of a driver have something to act on here (`Pods`, `Network`, `Checkpoints`,
-            `Registry`, `Nodes`, `Memory`).
+            `Registry`, `Nodes`, `Memory`, `Gpus`).
     """
 
     name: str

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from actuators.clock import Clock
 from safety.vitals import Identity
 
+from ..staging import cards
 from ..staging import handle as platform
 from ..staging.errors import StagingError
 from ..telemetry.poller import Poller, Source
@@ -32,7 +33,7 @@ and how their samples are read.
 """
 
 
-def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
+def _readings(components: Sequence[Component]) -> dict[str, tuple[str, Reading]]:
     """Returns whom to ask, and how, for every series of the embedded cluster."""
     readings: dict[str, tuple[str, Reading]] = {
         "client/error_share": ("client", Ratio("client_requests_total", "client_requests_total", _FAILED)),
@@ -60,13 +61,17 @@ def _readings(components: Sequence[str]) -> dict[str, tuple[str, Reading]]:
         "trainer/step": ("monitor", Gauge("train_step")),
         "trainer/checkpoint_age_s": ("monitor", Gauge("checkpoint_age_seconds")),
     }
-    for name in components:
+    for component in components:
+        name = component.name
         labels = {"component": name}
         readings[f"{name}/ready"] = ("monitor", Gauge("component_ready", labels))
         readings[f"{name}/up"] = (name, Answering())
         readings[f"{name}/restarts"] = ("monitor", Gauge("component_restarts_total", labels))
         readings[f"{name}/cpu_share"] = (name, Rate("process_cpu_seconds_total"))
         readings[f"{name}/memory_mb"] = (name, Gauge("process_resident_memory_bytes", scale=1e-6))
+        if "Gpus" in component.capabilities:
+            readings[f"{name}/{cards.MEMORY_SHARE}"] = ("monitor", Gauge(cards.MEMORY_SHARE, labels))
+            readings[f"{name}/{cards.UTILISATION}"] = ("monitor", Gauge(cards.UTILISATION, labels))
     return readings
 
 
@@ -88,7 +93,7 @@ class LocalCluster:
         self.period_s = period_s
         self._handle = handle
         self._topology = _topology_of(platform.read(handle))
-        readings = _readings([component.name for component in self._topology.components])
+        readings = _readings(self._topology.components)
         self.series: Sequence[str] = tuple(readings)
         self._poller = Poller(source(self._exporters, readings), period_s)
         self._newest_at_s = float("-inf")
@@ -158,5 +163,6 @@ def _capabilities(component: platform.Component, found: platform.Handle) -> froz
         "Registry": component.role == _MODEL_SERVER,
         # What is lost with a node that others live on as well, nobody has been asked about.
         "Nodes": component.node in found.nodes and neighbours == [component],
+        "Gpus": any(cards.is_seen(instance.card) for instance in component.instances),
     }
     return frozenset(name for name, present in has.items() if present)

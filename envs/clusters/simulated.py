@@ -21,6 +21,7 @@ from safety.vitals import Identity
 
 from ..telemetry.alerts import Alert
 from ..telemetry.snapshot import Snapshot
+from . import simulated_cards as gpu
 from .base import Component, Topology
 
 Document: TypeAlias = dict[str, Any]
@@ -89,19 +90,22 @@ class Hidden:
     Attributes:
         replicas: instances per component.
         weak: which resilience mechanisms are absent: any of `MECHANISMS`.
+        has_gpu: whether the trainer works on a GPU.
     """
 
     replicas: Mapping[str, int] = field(
         default_factory=lambda: {"gateway": 1, "model-server": 2, "feature-store": 1, "trainer": 2}
     )
     weak: frozenset[str] = frozenset()
+    has_gpu: bool = True
 
     @classmethod
     def drawn(cls, random: np.random.Generator) -> Hidden:
         """Returns a cluster with randomly absent mechanisms."""
         weak = {name for name in MECHANISMS if random.random() < 0.5}
         servers = int(random.integers(1, 4))
-        return cls({"gateway": 1, "model-server": servers, "feature-store": 1, "trainer": 2}, frozenset(weak))
+        has_gpu = bool(random.random() < 0.5)
+        return cls({"gateway": 1, "model-server": servers, "feature-store": 1, "trainer": 2}, frozenset(weak), has_gpu)
 
 
 def empty_world(hidden: Hidden) -> Document:
@@ -124,6 +128,7 @@ def empty_world(hidden: Hidden) -> Document:
             "withheld": {},
             "versions": {"1": {"content": _MODEL.hex(), "sha256": _checksum(_MODEL.hex())}},
         },
+        "cards": gpu.first_cards(hidden.has_gpu),
         "repairs": [],
     }
 
@@ -165,6 +170,7 @@ class SimulatedCluster:
         self.clock = clock
         self._world = world
         self._hidden = hidden
+        self.series = (*type(self).series, *gpu.SERIES) if hidden.has_gpu else type(self).series
         self._random = random
         self._died_s: dict[str, float] = {}
         self._lost_s: dict[str, float] = {}
@@ -191,7 +197,7 @@ class SimulatedCluster:
                     replicas=replicas,
                     depends_on=needs.get(name, ()),
                     labels={OPT_IN_LABEL: "true"},
-                    capabilities=_capabilities(name),
+                    capabilities=_capabilities(name, self._hidden),
                 )
                 for name, replicas in self._hidden.replicas.items()
             ],
@@ -211,6 +217,7 @@ class SimulatedCluster:
             serving = self._serve(world)
             self._train(world)
             values = {**serving, **self._platform(world), **self._training.values(self._now_s)}
+            values |= gpu.measured(world["cards"], self._training.steps_per_s)
         return Snapshot(self._now_s, values, self._alerts(values))
 
     # ---- laws -----------------------------------------------------------------------------------------------------
@@ -300,6 +307,7 @@ class SimulatedCluster:
         for injection, routes in list(world["impairments"].items()):
             live = {route: found for route, found in routes.items() if not Instant(**found["until"]).reached(now)}
             world["impairments"][injection] = live
+        gpu.end_expired(world["cards"], now)
         hung = [name for name in world["paused"] if not _cpu_left(world, name)]
         self._paused_s = {name: self._paused_s.get(name, self._now_s) for name in hung}
 
@@ -449,6 +457,8 @@ class SimulatedCluster:
 
     def _train(self, world: Document) -> None:
         training, ranks = self._training, world["instances"]["trainer"]
+        if training.running and not gpu.can_work(world["cards"]):
+            world["killed"].update(dict.fromkeys(ranks, True))  # all of them work on the same card
         dead = any(name in world["killed"] for name in ranks)
         if dead and training.running:
             training.running = False
@@ -457,7 +467,9 @@ class SimulatedCluster:
         checkpoint = world["checkpoints"].get("trainer/latest")
         readable = checkpoint in {_SOUND, None} or "checkpoint" not in self._hidden.weak
         may_start = not training.running and not training.failed and not dead and self._now_s >= training.starts_at_s
-        if may_start and readable:
+        if may_start and not gpu.can_start(world["cards"]):
+            training.starts_at_s = self._now_s + _RESTART_S["trainer"]  # it died of it, and is tried again
+        elif may_start and readable:
             training.running = True
             # Without a checkpoint a job begins at nothing, where nobody has kept the ones before.
             lost = checkpoint is None and "checkpoint" in self._hidden.weak
@@ -467,7 +479,8 @@ class SimulatedCluster:
         training.hung_since_s = min(training.hung_since_s, self._now_s) if hung and training.running else np.inf
         if self._now_s - training.hung_since_s >= _HANG_TIMEOUT_S and "hang_timeout" not in self._hidden.weak:
             self._restart_training(world)
-        pace = min(1.0, cpu_left * _STEPS_PER_S_OF_A_CORE / _STEPS_PER_S)
+        fastest_per_s = min(cpu_left * _STEPS_PER_S_OF_A_CORE, gpu.most_steps_per_s(world["cards"]))
+        pace = min(1.0, fastest_per_s / _STEPS_PER_S)
         training.advance(self._now_s, self.period_s, pace=pace, random=self._random)
         if training.saved_at_s == self._now_s:
             world["checkpoints"]["trainer/latest"] = _SOUND
@@ -565,14 +578,14 @@ def _checksum(content: str) -> str:
     return hashlib.sha256(bytes.fromhex(content)).hexdigest()
 
 
-def _capabilities(name: str) -> frozenset[str]:
+def _capabilities(name: str, hidden: Hidden) -> frozenset[str]:
     found = {"Pods", "Memory"}
     if name in {"model-server", "trainer"}:
         found.add("Nodes")
     if any(route.endswith(f"->{name}") for route in _ROUTES):
         found.add("Network")
     if name == "trainer":
-        found.add("Checkpoints")
+        found |= {"Checkpoints", "Gpus"} if hidden.has_gpu else {"Checkpoints"}
     if name == "model-server":
         found.add("Registry")
     return frozenset(found)

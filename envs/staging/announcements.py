@@ -31,10 +31,10 @@ class Announcement:
     instance: Instance
 
 
-def announce(folder: Path, component: str, metrics_url: str, place: int = 0) -> None:
-    """Says where the calling process is."""
+def announce(folder: Path, component: str, metrics_url: str, place: int = 0, card: str = "") -> None:
+    """Says where the calling process is, and on which GPU it works, if any."""
     own = identify_self()
-    instance = Instance(f"{component}/{own.pid}", own.pid, own.start_ticks, metrics_url)
+    instance = Instance(f"{component}/{own.pid}", own.pid, own.start_ticks, metrics_url, card)
     text = json.dumps(asdict(Announcement(component, place, instance)))
     write_atomically(folder / f"{component}-{os.getpid()}.json", text.encode())
 

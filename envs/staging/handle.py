@@ -31,12 +31,14 @@ class Instance:
         pid: its process.
         start_ticks: see `processes.ProcessId`.
         metrics_url: where it exports its metrics.
+        card: the GPU that it works on, by NVML's name for it; empty for none.
     """
 
     id: str
     pid: int
     start_ticks: int
     metrics_url: str
+    card: str = ""
 
     @property
     def process(self) -> ProcessId:

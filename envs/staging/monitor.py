@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from .alerts import EVALUATED_EVERY_S, AlertRules, Answers, Census, Facts
+from .cards import card_metrics
 from .checkpoints import newest_checkpoint
 from .control import ControlSocket
 from .exporter import new_metrics, routes
@@ -189,6 +190,7 @@ class PlatformCollector(Collector):
         yield from self._component_metrics(view.components)
         yield from self._training_metrics(view)
         yield from self._alert_metrics()
+        yield from card_metrics({name: [one.card for one in c.instances] for name, c in view.components.items()})
         checkpoint_age_s = _age_s(lambda: newest_checkpoint(self._checkpoints))
         yield from _gauge("checkpoint_age_seconds", "Time since a checkpoint was written.", checkpoint_age_s)
         registry_age_s = _age_s(lambda: self._registry.pointer)

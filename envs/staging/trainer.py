@@ -18,6 +18,7 @@ from prometheus_client import Counter, Gauge
 from ray.train.torch import prepare_model
 
 from .announcements import announce
+from .cards import card_of
 from .checkpoints import Checkpoint, Checkpoints, InPlaceCheckpoints, VerifiedCheckpoints
 from .exporter import export_in_thread, new_metrics
 from .logs import log_to
@@ -51,22 +52,27 @@ class Classifier(torch.nn.Module):
 
 
 class Learner:
-    """A classifier together with the state of its optimizer."""
+    """A classifier together with the state of its optimizer.
 
-    def __init__(self) -> None:
-        self.classifier = Classifier()
+    Args:
+        device: where it learns; what it hands out is never on it.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device or torch.device("cpu")
+        self.classifier = Classifier().to(self._device)
         self._optimizer = torch.optim.Adam(self.classifier.parameters(), lr=_LEARNING_RATE)
         self._replica: torch.nn.Module = self.classifier
         self.steps = 0
 
     def distribute(self) -> None:
         """From here on, gradients are averaged over all ranks."""
-        self._replica = prepare_model(self.classifier)
+        self._replica = prepare_model(self.classifier, move_to_device=self._device)
 
     def step(self, features: torch.Tensor, labels: torch.Tensor) -> float:
         """Learns from one batch; returns its loss."""
         self._optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(self._replica(features), labels)
+        loss = torch.nn.functional.cross_entropy(self._replica(features.to(self._device)), labels.to(self._device))
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.steps += 1
@@ -109,7 +115,9 @@ class Rank:
             else InPlaceCheckpoints(settings.checkpoints)
         )
         self._registry = Registry(settings.registry)
-        self._learner = Learner()
+        # Chosen once: who has lost a card does not go on without it in silence, but dies and is started again.
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        self._learner = Learner(device)
         self._resume()
         self._rng = np.random.default_rng([settings.seed, number, self._learner.steps])
         metrics = new_metrics()
@@ -117,7 +125,7 @@ class Rank:
         self._step = Gauge("train_rank_step", "Step of the job that this rank is at.", registry=metrics)
         self._loss = Gauge("train_loss", "Loss of the newest batch.", registry=metrics)
         self._step.set(self._learner.steps)
-        announce(settings.announcements, TRAINER, export_in_thread(metrics), place=number)
+        announce(settings.announcements, TRAINER, export_in_thread(metrics), place=number, card=card_of(device))
 
     def run(self) -> None:
         """Trains until killed, at a steady pace."""

@@ -83,6 +83,8 @@ _METRICS = (
     Metric("answered_share", "sli", "share of completed requests", "down", 0.05, 0.01),
     Metric("cpu_share", "resource", "cores", "up", 0.5, 0.05),
     Metric("memory_mb", "resource", "MB", "up", 200.0, 5.0),
+    Metric("gpu_memory_share", "resource", "share of a card's memory", "up", 0.2, 0.02),
+    Metric("gpu_utilisation", "resource", "share of the time", "up", 0.3, 0.05),
 )
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}

@@ -17,6 +17,7 @@ from actuators.by_kind import ByKind
 from actuators.catalogue import CATALOGUE, kind_of
 from actuators.clock import BootClock, Clock, ManualClock
 from actuators.drivers.local.checkpoints import LocalCheckpoints
+from actuators.drivers.local.gpus import LocalGpus
 from actuators.drivers.local.memory import LocalMemory
 from actuators.drivers.local.network import LocalNetwork
 from actuators.drivers.local.nodes import LocalNodes
@@ -26,6 +27,7 @@ from actuators.drivers.local.registry import LocalRegistry
 from actuators.drivers.world import FileWorld
 from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
+from actuators.gpu import GpuActuator
 from actuators.memory import MemoryActuator
 from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
@@ -51,6 +53,8 @@ TARGET = {
     "pod.cpu_stress": "model-server",
     "pod.node_kill": "model-server",
     "pod.memory_stress": "model-server",
+    "gpu.memory_pressure": "trainer",
+    "gpu.compute_contention": "trainer",
 }
 
 
@@ -101,6 +105,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
         ),
         "network": NetworkActuator(LocalNetwork(platform)),
         "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, keep),
+        "gpu": GpuActuator(LocalGpus(platform, device="cpu")),
     }
 
 

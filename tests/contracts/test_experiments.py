@@ -234,7 +234,7 @@ def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
     world = simulation(settings, tmp_path)
     with world.world.change() as document:
         before = copy.deepcopy(
-            {key: document[key] for key in ("killed", "paused", "impairments", "checkpoints", "registry")}
+            {key: document[key] for key in ("killed", "paused", "impairments", "checkpoints", "registry", "cards")}
         )
     target = TARGET[kind]
     world.experimenter.run(fault(kind, target))
