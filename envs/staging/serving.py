@@ -24,12 +24,13 @@ _BOUNDED_ONGOING_REQUESTS = 6
 
 _AUTOSCALING = {
     "target_ongoing_requests": 3,
-    "metrics_interval_s": 0.5,
-    "look_back_period_s": 2.0,
-    "upscale_delay_s": 0.5,
+    "metrics_interval_s": 0.25,
+    "look_back_period_s": 1.0,
+    "upscale_delay_s": 0.25,
     "downscale_delay_s": 10.0,
 }
-"""In calm each replica has a fifth of a request; Serve's own delays of half a minute and of ten are for other loads."""
+"""In calm each replica has a fifth of a request. Whoever waits here leaves after two seconds, and a replica takes two to
+start: Serve's own delays of half a minute and of ten are for other loads."""
 
 
 @dataclass(frozen=True, slots=True)
