@@ -29,7 +29,7 @@ _AUTOSCALING = {
     "upscale_delay_s": 0.25,
     "downscale_delay_s": 10.0,
 }
-"""In calm each replica has a fifth of a request. Whoever waits here leaves after two seconds, and a replica takes two to
+"""In calm each replica has a fifth of a request. Who waits here leaves after two seconds, and a replica takes two to
 start: Serve's own delays of half a minute and of ten are for other loads."""
 
 
