@@ -30,9 +30,9 @@ _TO_MODEL_SERVER = f"{GATEWAY}->{MODEL_SERVER}"
 _TO_FEATURE_STORE = f"{MODEL_SERVER}->{FEATURE_STORE}"
 _OPTED_IN = {"backburn.dev/enabled": "true"}
 _ON_HOST = "host"
-_MOST_IN_FLIGHT = 12
-"""At a hardened gateway: what two model servers take on at once, and half as many waiting for their turn. What waits
-longer than a client does is not worth waiting."""
+_MOST_IN_FLIGHT = 10
+"""At a hardened gateway: what the model servers take on at once, and a few that wait for their turn. What waits longer
+than a client does is not worth waiting."""
 
 
 def described(settings: StagingSettings) -> dict[str, Component]:

@@ -29,8 +29,8 @@ _AUTOSCALING = {
     "upscale_delay_s": 0.25,
     "downscale_delay_s": 10.0,
 }
-"""In calm each replica has a fifth of a request. Whoever waits here leaves after two seconds, and a replica takes two
-to start: Serve's own delays of half a minute and of ten are for other loads."""
+"""In calm each replica has a fifth of a request. Who waits here leaves after two seconds, and a replica takes two to
+start: Serve's own delays of half a minute and of ten are for other loads."""
 
 
 @dataclass(frozen=True, slots=True)
