@@ -30,11 +30,14 @@ ASKED_FOR = {
     "CPU": tuple(f"{name}/cpu_share" for name in COMPONENTS),
     "memory": tuple(f"{name}/memory_mb" for name in COMPONENTS),
     "GPU": ("trainer/gpu_memory_share", "trainer/gpu_utilisation"),
-    "queue length": ("client/in_flight",),
+    "queue length": ("client/in_flight", "gateway/in_flight"),
+    "feature age": ("client/feature_age_s",),
+    "stream lag": ("stream/lag_rows",),
     "steps/s": ("trainer/steps_per_s",),
     "checkpoint age": ("trainer/checkpoint_age_s",),
     "accuracy": ("client/accuracy",),
     "calibration error": ("client/calibration_error",),
+    "drift-detection rate": ("feature-pipeline/drift_rate",),
 }
 """What a platform must tell of itself, by the names that people have for it."""
 

@@ -65,8 +65,8 @@ _GOOD, _GUESSED = 0.97, 0.25
 _LEAST_AGREEMENT = 0.8
 _DOWN_FOR_S = 2.0
 _USED_BYTES = 100 * 2**20
-_GROWS_BY_BYTES = {"gateway": 0, "model-server": 2**20, "feature-store": 0, "trainer": 2**20}
-"""What a component needs anew as it works; gateway and feature store get by with what they have had once."""
+_GROWS_BY_BYTES = {"model-server": 2**20, "trainer": 2**20}
+"""What a component needs anew as it works; all others get by with what they have had once."""
 
 MECHANISMS = (
     "feature_timeout",
@@ -275,7 +275,7 @@ class SimulatedCluster:
         for component, instances in world["instances"].items():
             for name in instances:
                 limit = world["squeezed"].get(name)
-                if limit is not None and limit["limit_bytes"] - world["used_bytes"] < _GROWS_BY_BYTES[component]:
+                if limit is not None and limit["limit_bytes"] - world["used_bytes"] < _GROWS_BY_BYTES.get(component, 0):
                     world["killed"][name] = True
 
     def _replace_the_dead(self, world: Document) -> None:
