@@ -24,7 +24,7 @@ from safety.supervisor import Stop, Supervisor
 from safety.vitals import Vitals
 
 from .clusters.base import Cluster
-from .hypothesis import Hypothesis, Phases
+from .hypothesis import Hypothesis, Mechanism, Phases
 from .lookout import Lookout
 from .outcome import Outcome
 from .scoring import (
@@ -39,6 +39,7 @@ from .scoring import (
     Verdict,
 )
 from .telemetry.snapshot import component_of
+from .telemetry.traces import Pair, Seen, ShowsRequests, pair
 from .windows import window_medians
 
 _SHAM_WINDOWS = DURING_WINDOWS + LATE_WINDOWS
@@ -139,13 +140,15 @@ class Experimenter:
         stop, took = self._in_force(injection, injected_s)
         phases = self._recovery(fault, injected_s, self._now_s())
         snapshots = self.lookout.since(injected_s - self._shape.quiet_s)
+        seen = self._requests(phases)
         without = self.lookout.out_of_game()
         repaired, quarantined = self._repair(fault, phases)
         self._hush(fault)
         record = Record(fault, took, snapshots, phases, without, (self._now_s() - began_s) / 60.0)
+        score = self.scorer.score(record, self.cluster.topology())
         outcome = Outcome(
             fault=fault,
-            score=self.scorer.score(record, self.cluster.topology()),
+            score=score,
             injection_id=injection.id,
             stop=stop,
             phases=phases,
@@ -153,6 +156,7 @@ class Experimenter:
             alerts=self.lookout.alerts(snapshots, injected_s),
             repaired=repaired,
             quarantined=quarantined,
+            requests=None if seen is None else _telling(seen, phases, score),
         )
         if not stop.clean:
             return outcome.with_verdict(Verdict.TOOL_ERROR, f"the fault leaked: {stop.reason}")
@@ -330,6 +334,12 @@ class Experimenter:
     def _has_settled(self, from_s: float) -> bool:
         return self.lookout.has_settled(from_s, self._patience.settle_s)
 
+    def _requests(self, phases: Phases) -> Seen | None:
+        """Returns the requests before a fault and during it; None where nobody can tell how single requests went."""
+        if not isinstance(self.cluster, ShowsRequests):
+            return None
+        return self.cluster.requests(phases.injected_s - self._shape.quiet_s, phases.cleared_s)
+
     def _poll_until(self, until_s: float, phase: str, fault: Fault | None) -> None:
         self._observer.entered(phase, fault, until_s)
         while self._now_s() < until_s and self.supervisor.obstacle() is None:
@@ -350,6 +360,11 @@ class Experimenter:
 
     def _now_s(self) -> float:
         return self.lookout.now_s
+
+
+def _telling(seen: Seen, phases: Phases, score: Score) -> Pair:
+    wrong_first = any(broken.mechanism is Mechanism.WRONG_ANSWERS for broken in score.broken[:1])
+    return pair(seen, phases.injected_s, phases.cleared_s, wrong_first=wrong_first)
 
 
 def _told_of(vitals: Vitals) -> list[str]:

@@ -12,6 +12,7 @@ from safety.supervisor import Stop
 from .hypothesis import Mechanism, Phases
 from .scoring import Evidence, Score, Verdict
 from .telemetry.alerts import Spell
+from .telemetry.traces import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Outcome:
         repaired: components that got their declared repair and came back.
         quarantined: components that are out of the game since.
         alone: the score by itself, where another experiment has changed the verdict since.
+        requests: one request before the fault and one during it; None where nobody can tell how single requests went.
     """
 
     fault: Fault | None
@@ -43,6 +45,7 @@ class Outcome:
     repaired: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
     alone: Score | None = None
+    requests: Pair | None = None
 
     @property
     def evidence(self) -> Evidence:

@@ -18,6 +18,7 @@ from agent.build.parts import policy_named
 from agent.campaign import Budget, Campaign, Result
 from agent.findings.ground_truth import SWITCHES
 from agent.findings.report import load_run, rendered
+from agent.findings.waterfall import as_text
 from agent.learning.replay import ReplayPolicy
 from agent.run import Run
 from agent.settings import load
@@ -26,6 +27,7 @@ from envs.clusters.simulated import Hidden
 from envs.scoring import Verdict
 from tests.conftest import config_file
 from tests.simulation import simulation
+from tests.test_agent_waterfall import QUICK, SLOW, requests
 from tests.waiting import wait_until
 
 WEAK = Hidden({"gateway": 1, "model-server": 1, "feature-store": 1, "trainer": 2}, frozenset({"feature_timeout"}))
@@ -215,6 +217,21 @@ def test_reports_are_made_from_the_folder_alone_and_say_the_same(finished):
         assert weakness["title"] in markdown
         assert weakness["remedy"]["source"] in html
     assert json.loads(rendered(finished, "json"))["schema_version"] == 1
+
+
+def test_the_report_shows_a_request_before_and_one_during_the_fault_where_somebody_can_tell(finished):
+    path = finished / "weaknesses.json"
+    found = json.loads(path.read_text())
+    assert [weakness["requests"] for weakness in found] == [None] * len(found), "simulated clusters show none"
+    pictures = rendered(finished, "html").count("<svg")
+    del found[-1]["requests"]  # as an earlier version wrote it
+    found[0]["requests"] = requests(QUICK, SLOW)
+    path.write_text(json.dumps(found))
+    html = rendered(finished, "html")
+    assert html.count("<svg") == pictures + 1
+    assert "during fault bb-0123456789ab" in html
+    assert as_text(found[0]["requests"]) in rendered(finished, "md")
+    assert json.loads(rendered(finished, "json"))["weaknesses"][0]["requests"]["injection_id"] == "bb-0123456789ab"
 
 
 def test_the_html_report_is_one_file_that_fetches_nothing(finished):

@@ -41,6 +41,10 @@ def test_a_replay_on_the_real_cluster_shows_the_weakness_again_and_leaves_nothin
     assert (shown["verdict"], shown["mechanism"]) == ("weakness", "unavailable"), shown["reason"]
     assert shown["evidence"]["p"] <= 0.05
     assert shown["recovery_s"] is not None
+    hops = [hop["component"] for hop in shown["requests"]["before"]["spans"]]
+    assert hops == ["client", "gateway", "model-server", "model-server", "feature-store"]
+    assert shown["requests"]["injection_id"] == shown["injection_id"]
+    assert shown["requests"]["during"]["spans"][0]["component"] == "client"
     healthy = dict(shams[0]["trace"])
     assert min(value for _, value in healthy["client/accuracy"]) > 0.8
     assert min(value for _, value in healthy["trainer/steps_per_s"]) > 10.0

@@ -16,7 +16,7 @@ from actuators.errors import BadInput
 from envs.outcome import Outcome
 from envs.scoring import Verdict
 
-from .weakness import evidence_json, title_of
+from .weakness import evidence_json, requests_json, title_of
 
 SCHEMA_VERSION = 1
 
@@ -133,6 +133,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
             }
             for spell in outcome.alerts
         ],
+        "requests": requests_json(outcome),
         "trace": {name: [list(point) for point in points] for name, points in outcome.trace.items()},
     }
 

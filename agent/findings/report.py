@@ -16,6 +16,7 @@ from actuators.errors import BadInput
 
 from .record import SCHEMA_VERSION
 from .timeline import timeline
+from .waterfall import as_text, waterfall
 
 _SYMBOL = {
     "weakness": "✗ weak",
@@ -134,9 +135,13 @@ def _shown(
     replicates = [outcome for outcome in outcomes if _is_cell_of(outcome, weakness)]
     hit = {entry["component"] for entry in weakness["affected"]}
     picture = timeline(replicates, series, _bound(series, settings), weakness["title"])
+    requests = weakness.get("requests")
+    drawn = waterfall(requests, f"Two requests: {weakness['title']}")
     return {
         **weakness,
         "picture": Markup(picture),  # noqa: S704 (drawn by us from numbers; every text in it is escaped)
+        "waterfall": Markup(drawn),  # noqa: S704 (likewise)
+        "requests_text": as_text(requests),
         "not_hit": [name for name in everyone if name not in hit],
         "replicates": replicates,
     }

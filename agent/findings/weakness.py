@@ -88,6 +88,7 @@ class Weakness:
     first_seen: str
     last_seen: str
     seed: int
+    requests: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the weakness as a JSON object."""
@@ -168,6 +169,7 @@ def weakness_of(
         first_seen=seen_at,
         last_seen=seen_at,
         seed=seed,
+        requests=requests_json(max(shown, key=_shows_requests)),
     )
 
 
@@ -181,6 +183,19 @@ def title_of(fault: Fault, mechanism: Mechanism) -> str:
 def severity_word(severity: float) -> str:
     """Returns `high`, `medium` or `low`."""
     return "high" if severity >= HIGH else "medium" if severity >= MEDIUM else "low"
+
+
+def requests_json(outcome: Outcome) -> dict[str, Any] | None:
+    """Returns one request before a fault and one during it as JSON; None where nobody could tell."""
+    if outcome.requests is None or outcome.phases is None:
+        return None
+    return outcome.requests.to_json(outcome.phases.injected_s, outcome.injection_id)
+
+
+def _shows_requests(outcome: Outcome) -> tuple[int, float]:
+    requests = outcome.requests
+    known = 0 if requests is None else (requests.during is not None) + (requests.before is not None)
+    return known, outcome.evidence.anomaly_score
 
 
 def evidence_json(evidence: Evidence) -> dict[str, Any]:

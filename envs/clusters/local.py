@@ -16,6 +16,8 @@ from ..telemetry.poller import Poller, Source
 from ..telemetry.reading import Answering, Gauge, Quantile, Rate, Ratio, Reading
 from ..telemetry.scrape import Exporter
 from ..telemetry.snapshot import Snapshot
+from ..telemetry.traces import Seen
+from ..telemetry.traces import read as read_traces
 from .base import Component, Topology
 
 _TRAINER = "trainer"
@@ -118,6 +120,14 @@ class LocalCluster:
         if snapshot is not None:
             self._newest_at_s = snapshot.at_s
         return snapshot
+
+    def requests(self, from_s: float, until_s: float) -> Seen | None:
+        """Returns the recorded requests that began in a time; the platform and its measurer share one clock."""
+        try:
+            folder = platform.read(self._handle).paths["traces"]
+        except (OSError, StagingError, KeyError):
+            return None
+        return read_traces(Path(folder), from_s, until_s)
 
     def close(self) -> None:
         """Stops to look."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -21,6 +22,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from .calibration_error import CalibrationError
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
+from .tracing import Tracing, fail, note, outgoing
 from .world import ENTITIES, World, make_world
 
 _OUTCOMES = ("ok", "error", "timeout", "shed")
@@ -37,6 +39,7 @@ class ClientSettings:
         requests_per_s: mean rate, requests per second.
         timeout_s: how long it waits for an answer, seconds.
         seed: of the world and of the moments and entities it asks for.
+        traces: folder in which it records some of its requests; None: none of them.
     """
 
     port: int
@@ -44,6 +47,7 @@ class ClientSettings:
     requests_per_s: float
     timeout_s: float
     seed: int
+    traces: str | None = None
 
 
 class Client:
@@ -53,6 +57,7 @@ class Client:
         self._settings = settings
         self._labels = world.labels
         self._rng = np.random.default_rng(settings.seed)
+        self._tracing = Tracing("client", Path(settings.traces) if settings.traces is not None else None)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._metrics = metrics = new_metrics()
         self._sent = Counter("client_sent", "Requests sent.", registry=metrics)
@@ -95,13 +100,15 @@ class Client:
 
     async def _request(self, session: aiohttp.ClientSession, entity: int) -> None:
         self._sent.inc()
-        with self._seconds.time():
+        with self._seconds.time(), self._tracing.hop("predict"):
             outcome = await self._outcome(session, entity)
+            if outcome != "ok":
+                fail(outcome)
         self._requests.labels(outcome).inc()
 
     async def _outcome(self, session: aiohttp.ClientSession, entity: int) -> str:
         try:
-            async with session.post(self._settings.url, json={"entity": entity}) as answer:
+            async with session.post(self._settings.url, json={"entity": entity}, headers=outgoing()) as answer:
                 if answer.status == 503 and "Retry-After" in answer.headers:
                     return "shed"
                 if answer.status != 200:
@@ -114,6 +121,7 @@ class Client:
             return "error"
         right = bool(label == self._labels[entity])
         self._correct.inc(right)
+        note({"answer.right": right})
         self._calibration.saw(score, right=right)
         return "ok"
 

@@ -63,12 +63,14 @@ def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> 
     proxy = ["-m", "actuators.proxy", "--control", str(layout.proxy_socket)]
     for route, (listens_on, leads_to) in routes.items():
         proxy += ["--route", f"{route}={listens_on}:{leads_to}"]
-    store = FeatureStoreSettings(port=ports.feature_store, seed=settings.seed)
+    traces = str(layout.traces)
+    store = FeatureStoreSettings(port=ports.feature_store, seed=settings.seed, traces=traces)
     gateway = GatewaySettings(
         port=ports.gateway,
         upstream_url=f"http://{LOOPBACK}:{ports.to_model_server}{PREDICT_PATH}",
         upstream_timeout_s=settings.upstream_timeout_s,
         most_in_flight=_MOST_IN_FLIGHT if settings.switches.serving_queue == "hardened" else None,
+        traces=traces,
     )
     client = ClientSettings(
         port=ports.client,
@@ -76,6 +78,7 @@ def plain_processes(settings: StagingSettings, layout: Layout, ports: Ports) -> 
         requests_per_s=settings.requests_per_s,
         timeout_s=settings.client_timeout_s,
         seed=settings.seed,
+        traces=traces,
     )
     commands: Mapping[str, tuple[Sequence[str], str]] = {
         FAULT_PROXY: (proxy, ""),
@@ -103,6 +106,7 @@ def model_server_settings(settings: StagingSettings, layout: Layout, ports: Port
         feature_timeout_s=settings.feature_timeout_s if bounded else None,
         budgeted_retries=settings.switches.serving_retries == "hardened",
         seed=settings.seed,
+        traces=layout.traces,
     )
 
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from .exporter import latency_buckets
 from .retries import Retries
+from .tracing import note, outgoing, step
 from .world import FEATURES
 
 Vector = NDArray[np.float32]
@@ -149,7 +150,7 @@ class _Store:
     async def features(self, entity: int) -> Vector:
         self._metrics.fetches.inc()
         self._retries.requested()
-        with self._metrics.seconds.time():
+        with self._metrics.seconds.time(), step("fetch features"):
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._get_stubbornly(f"/features/{entity}")
         return np.asarray(answer["features"], np.float32)
@@ -163,6 +164,7 @@ class _Store:
         failures = 0
         while True:
             self._metrics.attempts.inc()
+            note({"features.attempts": failures + 1})
             try:
                 return await self._get(path, _NO_TIMEOUT)
             except aiohttp.ClientError as error:
@@ -172,7 +174,9 @@ class _Store:
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> dict[str, list[float]]:
         url = self._url + path
-        async with self._session.get(url, timeout=timeout, raise_for_status=True, middlewares=(_once,)) as response:
+        async with self._session.get(
+            url, headers=outgoing(), timeout=timeout, raise_for_status=True, middlewares=(_once,)
+        ) as response:
             answer: dict[str, list[float]] = await response.json()
             return answer
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -16,6 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from .component import begin, serve
 from .exporter import latency_buckets, new_metrics, routes
+from .tracing import Tracing, fail, note, outgoing
 
 _COME_AGAIN_S = 1
 
@@ -29,12 +31,14 @@ class GatewaySettings:
         upstream_url: where predictions are made.
         upstream_timeout_s: how long it waits for one, seconds.
         most_in_flight: how many it lets under way at once; None: whoever comes.
+        traces: folder in which it records what it does for traced requests; None: it does not.
     """
 
     port: int
     upstream_url: str
     upstream_timeout_s: float
     most_in_flight: int | None
+    traces: str | None = None
 
 
 class Gateway:
@@ -42,6 +46,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
+        self._tracing = Tracing("gateway", Path(settings.traces) if settings.traces is not None else None)
         self._metrics = new_metrics()
         self._in_flight = 0
         Gauge("gateway_in_flight", "Requests under way.", registry=self._metrics).set_function(lambda: self._in_flight)
@@ -73,15 +78,18 @@ class Gateway:
         self._in_flight += 1
         try:
             body = await request.read()
-            with self._seconds.time():
+            with self._seconds.time(), self._tracing.hop("POST /predict", request.headers):
                 code, answer = await self._forward(body)
+                note({"http.response.status_code": code})
+                if code >= 500:
+                    fail(f"HTTP {code}")
         finally:
             self._in_flight -= 1
         self._requests.labels(code).inc()
         return web.Response(body=answer, status=code, content_type="application/json")
 
     async def _forward(self, body: bytes) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **outgoing()}
         try:
             async with self._upstream.post(self._settings.upstream_url, data=body, headers=headers) as answer:
                 return answer.status, await answer.read()

@@ -155,7 +155,11 @@ def _first_handle(charge: Charge) -> Handle:
         root=str(layout.root),
         control_socket=str(layout.control_socket),
         proxy_socket=str(layout.proxy_socket),
-        paths={"checkpoints": str(layout.checkpoints), "registry": str(layout.registry)},
+        paths={
+            "checkpoints": str(layout.checkpoints),
+            "registry": str(layout.registry),
+            "traces": str(layout.traces),
+        },
     )
 
 

@@ -91,7 +91,7 @@ class Handle:
         root: its folder.
         control_socket: where repairs are asked for.
         proxy_socket: control socket of the fault proxy.
-        paths: folders of checkpoints and registry.
+        paths: folders of checkpoints, registry and traces.
         startup_s: when each part was up, seconds after the start.
         components: by name.
         observers: by name.

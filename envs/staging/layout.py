@@ -61,11 +61,17 @@ class Layout:
         """What Ray Train keeps for itself."""
         return self.root / "training"
 
+    @property
+    def traces(self) -> Path:
+        """What components have recorded of single requests."""
+        return self.root / "traces"
+
     def log(self, name: str) -> Path:
         """Returns the log file of a process."""
         return self.logs / f"{name}.log"
 
     def make_folders(self) -> None:
         """Makes every folder under the root."""
-        for folder in (self.ray, self.checkpoints, self.registry, self.announcements, self.training_runs):
+        folders = (self.ray, self.checkpoints, self.registry, self.announcements, self.training_runs, self.traces)
+        for folder in folders:
             folder.mkdir(exist_ok=True)

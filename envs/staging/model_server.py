@@ -25,6 +25,7 @@ from .logs import log_to
 from .registry import Registry
 from .retries import Budgeted, Endless
 from .rollout import AtOnce, Canary, Release, Rollout, require_answer
+from .tracing import Tracing, fail, note
 
 MODEL_SERVER = "model-server"
 PREDICT_PATH = "/predict"
@@ -49,6 +50,7 @@ class ModelServerSettings:
         feature_timeout_s: how long it waits for features, seconds; None: for ever.
         budgeted_retries: whether it asks for features again within limits; without end if not.
         seed: of the pauses between attempts.
+        traces: folder in which it records what it does for traced requests; None: it does not.
     """
 
     registry: Path
@@ -61,6 +63,7 @@ class ModelServerSettings:
     feature_timeout_s: float | None
     budgeted_retries: bool
     seed: int
+    traces: Path | None = None
 
 
 class ReloadingModel:
@@ -109,6 +112,7 @@ class ModelServer:
 
     def __init__(self, settings: ModelServerSettings) -> None:
         log_to(settings.log)
+        self._tracing = Tracing(MODEL_SERVER, settings.traces)
         self._rollout: Rollout = Canary() if settings.canary else AtOnce()
         self._current = ReloadingModel(Registry(settings.registry), self._rollout, verified=settings.verified)
         self._current.reload()
@@ -120,8 +124,11 @@ class ModelServer:
 
     async def __call__(self, request: Request) -> JSONResponse:
         """Answers `{"entity": N}` with a label, its score, and where they came from."""
-        entity = int((await request.json())["entity"])
-        answer = await self._predict(entity)
+        with self._tracing.hop("predict", request.headers):
+            entity = int((await request.json())["entity"])
+            answer = await self._predict(entity)
+            if "error" in answer:
+                fail(str(answer["error"]))
         self._metrics.requests.labels("error" if "error" in answer else "ok").inc()
         return JSONResponse(answer, status_code=500 if "error" in answer else 200)
 
@@ -135,6 +142,7 @@ class ModelServer:
         if features.fallback:
             self._metrics.fallbacks.inc()
         prediction, version = self._rollout.predict(features.values[np.newaxis])
+        note({"model.version": version, "features.fallback": features.fallback})
         return {
             "label": int(prediction.labels[0]),
             "score": float(prediction.scores[0]),

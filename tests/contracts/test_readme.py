@@ -11,6 +11,7 @@ import pytest
 
 from actuators.catalogue import CATALOGUE
 from agent.findings.ground_truth import SWITCHES
+from envs.telemetry.snapshot import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,6 +50,11 @@ def test_every_fault_kind_is_named():
 def test_the_table_of_switches_says_which_fault_reveals_each():
     rows = re.findall(r"^\| `([a-z_.]+)` \| .* \| `([a-z_.]+)` \|$", README, re.MULTILINE)
     assert dict(rows) == {switch: signs[0].kind for switch, signs in SWITCHES.items()}
+
+
+def test_the_table_of_metrics_is_the_catalogue():
+    (table,) = re.findall(r"\| what \| metrics \|\n\|---\|---\|\n((?:\|.*\|\n)+)", README)
+    assert sorted(re.findall(r"`([a-z0-9_]+)`", table)) == sorted(METRICS)
 
 
 def test_every_guarantee_names_a_test_that_exists():
