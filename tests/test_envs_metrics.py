@@ -30,7 +30,7 @@ ASKED_FOR = {
     "CPU": tuple(f"{name}/cpu_share" for name in COMPONENTS),
     "memory": tuple(f"{name}/memory_mb" for name in COMPONENTS),
     "GPU": ("trainer/gpu_memory_share", "trainer/gpu_utilisation"),
-    "queue length": ("client/in_flight",),
+    "queue length": ("client/in_flight", "gateway/in_flight"),
     "steps/s": ("trainer/steps_per_s",),
     "checkpoint age": ("trainer/checkpoint_age_s",),
     "accuracy": ("client/accuracy",),
