@@ -62,8 +62,8 @@ class Serving:
         deployment = serve.deployment(
             name=MODEL_SERVER,
             max_ongoing_requests=_BOUNDED_ONGOING_REQUESTS // self.replicas if self.bounded else _MOST_ONGOING_REQUESTS,
-            # Three failed checks make a replica dead; Serve's defaults would take minutes to see a hung one. One that is
-            # only slow is not hung: to replace it while all are short of CPU time would take more of that from the rest.
+            # Three failed checks make a replica dead; Serve's defaults would take minutes to see a hung one. One that
+            # is only slow is not hung: to replace it while CPU time is short takes more of that from all the others.
             health_check_period_s=1.0,
             health_check_timeout_s=4.0,
             graceful_shutdown_timeout_s=1.0,
