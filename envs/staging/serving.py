@@ -62,10 +62,9 @@ class Serving:
         deployment = serve.deployment(
             name=MODEL_SERVER,
             max_ongoing_requests=_BOUNDED_ONGOING_REQUESTS // self.replicas if self.bounded else _MOST_ONGOING_REQUESTS,
-            # Three failed checks make a replica dead; Serve's defaults would take minutes to see a hung one. One that
-            # is only slow is not hung: to replace it while CPU time is short takes more of that from all the others.
+            # Three failed checks make a replica dead; Serve's defaults would take minutes to see a hung one.
             health_check_period_s=1.0,
-            health_check_timeout_s=4.0,
+            health_check_timeout_s=2.0,
             graceful_shutdown_timeout_s=1.0,
             ray_actor_options={"num_cpus": 1, "resources": {SERVING.name: 0.1}},
             logging_config=logging,
