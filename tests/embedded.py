@@ -32,7 +32,7 @@ INTENSITY = {
     "network.delay": 1.0,
     "network.loss": 0.5,
     "network.partition": 0.25,
-    "network.bandwidth": 1.0,
+    "network.bandwidth": 0.5,  # narrow enough to hurt whoever lets everybody in, wide enough for those who are let in
     "model.checkpoint_corrupt": 0.5,
     "model.checkpoint_delete": 0.25,
     "model.registry_corrupt": 0.5,

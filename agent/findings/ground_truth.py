@@ -46,10 +46,10 @@ class Sign:
 SWITCHES: Mapping[str, tuple[Sign, ...]] = {
     # First, for it has no other sign, and others bear this one as well.
     "serving.autoscale": (Sign("pod.cpu_stress", "model-server", _OVERLOAD),),
-    # With somebody who starts further model servers, those who wait in line for the starved ones wait in vain.
+    # Where a narrow way lets a third of the requests pass, a bound lets that third pass in time; without one, nobody.
     "serving.queue": (
-        Sign("pod.cpu_stress", "model-server", _OVERLOAD),
         Sign("network.bandwidth", "model-server", _OVERLOAD),
+        Sign("pod.cpu_stress", "model-server", _OVERLOAD),
     ),
     "serving.replicas": (
         Sign("pod.kill", "model-server", _SERVING),
@@ -129,6 +129,9 @@ UNPLANTED: Mapping[str, Sign] = {
     ),
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
+    ),
+    "when all model servers get too little CPU time, those that take over are short of it for seconds as well": Sign(
+        "pod.cpu_stress", "model-server", _OVERLOAD
     ),
     "all model servers have the same limit on their memory, and meet it in the same moment": Sign(
         "pod.memory_stress", "model-server", _SERVING

@@ -30,7 +30,7 @@ _TO_MODEL_SERVER = f"{GATEWAY}->{MODEL_SERVER}"
 _TO_FEATURE_STORE = f"{MODEL_SERVER}->{FEATURE_STORE}"
 _OPTED_IN = {"backburn.dev/enabled": "true"}
 _ON_HOST = "host"
-_MOST_IN_FLIGHT = 10
+_MOST_IN_FLIGHT = 12
 """At a hardened gateway: what the model servers take on at once, and a few that wait for their turn. What waits longer
 than a client does is not worth waiting."""
 

@@ -45,11 +45,6 @@ def prepare(environment: MutableMapping[str, str], layout: Layout, hang_timeout_
             "RAY_health_check_timeout_ms": "2000",
             "RAY_health_check_failure_threshold": "3",
             "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
-            # Who chooses a replica asks two of them how much they have to do. A healthy one says so in a few
-            # milliseconds, and for one that does not, nobody who leaves after two seconds should be kept waiting.
-            "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.03",
-            "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.1",
-            "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.05",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
             "RAY_TRAIN_METRICS_ENABLED": "0",
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes nodes away here, and it costs a process
