@@ -247,7 +247,7 @@ async def asked_once(folder: Path, *, store_delay_s: float = 0.0, **changes: obj
         model_server(folder, features_url, **changes) as app,
         serving(app) as upstream,
         serving(
-            Gateway(GatewaySettings(0, f"{upstream}/predict", 5.0, str(folder / "traces"))).application()
+            Gateway(GatewaySettings(0, f"{upstream}/predict", 5.0, None, str(folder / "traces"))).application()
         ) as gateway,
         aiohttp.ClientSession() as session,
         session.post(f"{gateway}/predict", json={"entity": 3}, headers={"traceparent": SAMPLED}) as answer,
@@ -292,7 +292,7 @@ def test_a_hop_that_was_waited_for_too_long_says_so_and_the_answer_tells_of_its_
 def test_the_client_begins_traces_and_knows_how_they_ended(tmp_path):
     async def scenario(upstream: web.Application, timeout_s: float) -> None:
         async with serving(upstream) as url:
-            gateway = Gateway(GatewaySettings(0, f"{url}/predict", 5.0, str(tmp_path))).application()
+            gateway = Gateway(GatewaySettings(0, f"{url}/predict", 5.0, None, str(tmp_path))).application()
             async with serving(gateway) as front:
                 settings = ClientSettings(0, f"{front}/predict", 50.0, timeout_s, 0, str(tmp_path))
                 async with serving(Client(settings, WORLD).application()):
