@@ -15,6 +15,7 @@ from typing import Any
 
 _WRONG_BY = -1000.0
 _RENAMED = "{}_v2"
+_LONGEST_LINE_BYTES = 1 << 20
 
 
 class RowEffect(StrEnum):
@@ -53,7 +54,7 @@ class LineCutter:
     """Cuts one connection's bytes at the ends of lines, for as long as somebody wants whole ones.
 
     Nobody knows when that will be: it may begin in the middle of a line, which is then left alone, and end with the
-    beginning of one kept back, which then goes first.
+    beginning of one kept back, which then goes first. A line that does not end is no row, and passes as it comes.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,10 @@ class LineCutter:
             begun, chunk = (chunk[:end], chunk[end:]) if end else (chunk, b"")
             self._in_line = not end
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return begun, [line + b"\n" for line in lines]
+        whole = [line + b"\n" for line in lines]
+        if len(self._rest) > _LONGEST_LINE_BYTES:
+            whole.append(self.raw(b""))
+        return begun, whole
 
     def raw(self, chunk: bytes) -> bytes:
         """Takes bytes; returns all that there are, the kept ones first. Without any, nothing is kept back any more."""

@@ -25,10 +25,10 @@ from .clusters.base import Component, Topology
 from .confirmation import CONFIRMED_E
 from .scoring import Evidence, Verdict
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of the feature layout; a policy of another version is refused."""
 
-ROLES: Final = ("gateway", "model-server", "feature-store", "trainer")
+ROLES: Final = ("gateway", "model-server", "feature-store", "trainer", "stream", "feature-pipeline")
 FAMILIES: Final = ("pod", "network", "gpu", "data", "model", "api", "llm")
 
 COMPONENT_FEATURES: Final = (

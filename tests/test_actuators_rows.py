@@ -93,6 +93,18 @@ def test_however_bytes_are_cut_and_whenever_a_fault_comes_and_goes_none_is_lost_
     assert passed + cutter.raw(b"") == given_bytes
 
 
+def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
+    cutter, endless = LineCutter(), b"x" * (1 << 18)
+    passed = b""
+    for _ in range(16):
+        begun, lines = cutter.whole(endless)
+        passed += begun + b"".join(lines)
+    kept = 16 * len(endless) - len(passed)
+    assert kept <= 1 << 20
+    begun, lines = cutter.whole(b"\nwhole\n")
+    assert (begun, lines) == (b"\n", [b"whole\n"])
+
+
 # ---- in the proxy ---------------------------------------------------------------------------------------------------
 
 
