@@ -118,6 +118,9 @@ is planted gets the finding."""
 UNPLANTED: Mapping[str, Sign] = {
     "a single gateway: nothing takes over when it dies": Sign("pod.kill", "gateway", _SERVING),
     "a single gateway: nothing takes over when it hangs": Sign("pod.pause", "gateway", _SERVING),
+    "a single gateway: nothing takes over when it gets too little CPU time": Sign(
+        "pod.cpu_stress", "gateway", _OVERLOAD
+    ),
     "the gateway has no answer of its own when the model server is slow": Sign(
         "network.delay", "model-server", _SERVING
     ),
