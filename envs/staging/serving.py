@@ -27,11 +27,10 @@ _AUTOSCALING = {
     "metrics_interval_s": 0.25,
     "look_back_period_s": 1.0,
     "upscale_delay_s": 0.25,
-    "downscale_delay_s": 45.0,
+    "downscale_delay_s": 10.0,
 }
 """In calm each replica has a fifth of a request. Who waits here leaves after two seconds, and a replica takes two to
-start: Serve's own half a minute until there is one more is for other loads. Until one is taken away again, calm has to
-last longer than trouble usually does: the one that Serve takes may be the one that helped."""
+start: Serve's own delays of half a minute and of ten are for other loads."""
 
 
 @dataclass(frozen=True, slots=True)
