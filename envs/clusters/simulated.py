@@ -117,11 +117,10 @@ class Hidden:
 
     @classmethod
     def drawn(cls, random: np.random.Generator) -> Hidden:
-        """Returns a cluster with randomly absent mechanisms."""
+        """Returns a cluster with randomly absent mechanisms; all drawn ones are measured alike, so they have a GPU."""
         weak = {name for name in MECHANISMS if random.random() < 0.5}
         servers = int(random.integers(1, 4))
-        has_gpu = bool(random.random() < 0.5)
-        return cls({"gateway": 1, "model-server": servers, "feature-store": 1, "trainer": 2}, frozenset(weak), has_gpu)
+        return cls({"gateway": 1, "model-server": servers, "feature-store": 1, "trainer": 2}, frozenset(weak))
 
 
 def empty_world(hidden: Hidden) -> Document:
