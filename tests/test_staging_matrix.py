@@ -80,7 +80,7 @@ class TestHardened:
     @each_sign
     def test_hardened(self, hardened, switch, sign, request):
         if switch in NOT_BORNE_YET:
-            request.applymarker(pytest.mark.xfail(reason=NOT_BORNE_YET[switch], strict=False))
+            request.applymarker(pytest.mark.xfail(reason=NOT_BORNE_YET[switch], raises=AssertionError, strict=True))
         outcome = revealed(hardened, switch, sign, "hardened")
         assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
 

@@ -133,13 +133,13 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
     ),
-    "when all model servers get too little CPU time, those that take over are short of it for seconds as well": Sign(
+    "when all model servers get too little CPU time, the one that is added does not bear the load throughout": Sign(
         "pod.cpu_stress", "model-server", _OVERLOAD
     ),
     "all model servers have the same limit on their memory, and meet it in the same moment": Sign(
         "pod.memory_stress", "model-server", _SERVING
     ),
-    "a rank that is refused memory neither works nor ends, and nobody who could end it notices": Sign(
+    "a rank that is refused memory makes no more steps, and nobody starts it anew": Sign(
         "pod.memory_stress", "trainer", _TRAINING
     ),
     "nobody moves a training job that gets too little CPU time": Sign("pod.cpu_stress", "trainer", _TRAINING),
