@@ -49,6 +49,13 @@ class FailOn(StrEnum):
     NEVER = "never"
 
 
+class Device(StrEnum):
+    """Where a policy learns."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class ClusterKind(StrEnum):
     """Which sort of cluster."""
 
@@ -61,7 +68,9 @@ def run(
     config: Config = DEFAULT_CONFIG,
     budget_min: Annotated[float | None, typer.Option(help="Minutes from the first gate to the last revert.")] = None,
     experiments: Annotated[int | None, typer.Option(help="Most experiments that the policy may choose.")] = None,
-    policy: Annotated[str | None, typer.Option(help="random, round_robin or thompson.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="random, round_robin, thompson, posterior, or a policy's file.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,
@@ -183,6 +192,26 @@ def benchmark(
     rows = Benchmark(settings, names, seeds or 1, folder, Console()).execute()
     typer.echo(f"\nevidence: {folder}")
     typer.echo("\n".join(lines_of(rows)))
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="The policy's file, ending in .safetensors; must not exist.")],
+    steps: Annotated[int, typer.Option(min=1, help="Experiments on each cluster of the batch.")] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Clusters at once.")] = 256,
+    components: Annotated[tuple[int, int], typer.Option(help="Fewest and most components of a cluster.")] = (6, 24),
+    seed: Annotated[int, typer.Option(min=0, help="Seeds every random choice.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to learn.")] = Device.CPU,
+    threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,
+) -> None:
+    """Trains a policy on simulated clusters, and tries it on others."""
+    from envs.simulator.structure import Generator
+
+    from .learning import school
+    from .learning.train import Lessons
+
+    lessons = Lessons(steps=steps, batch=batch, seed=seed)
+    school.train(lessons, Generator(components), out, Console(), device=device, threads=threads)
 
 
 @app.command()

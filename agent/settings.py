@@ -83,7 +83,7 @@ class CampaignSettings(_Section):
     """Most experiments that the policy may choose; no limit but the minutes if absent."""
 
     policy: str = "thompson"
-    """`random`, `round_robin` or `thompson`."""
+    """`random`, `round_robin`, `thompson`, `posterior`, or the path of a policy that `backburn train` wrote."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds every random choice of the campaign."""

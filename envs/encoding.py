@@ -22,8 +22,8 @@ from actuators.catalogue import CATALOGUE, LEVELS, FaultKind, instances_hit
 from actuators.fault import Fault, Target
 
 from .clusters.base import Component, Topology
-from .confirmation import CONFIRMED_E
-from .scoring import Evidence, Verdict
+from .history import HISTORY_FEATURES, LONG_MIN, Shown, after, as_seen, never_tried
+from .scoring import Evidence
 
 VERSION: Final = 2
 """Version of the feature layout; a policy of another version is refused."""
@@ -50,27 +50,10 @@ ARM_FEATURES: Final = (
     "duration_min",
     "intensity",
 )
-HISTORY_FEATURES: Final = (
-    "tried",
-    "weakness",
-    "resilient",
-    "undecided",
-    "anomaly_score_best",
-    "anomaly_score_last",
-    "effect_last",
-    "evidence",
-    "confirmed",
-    "minutes_since",
-)
 BUDGET_FEATURES: Final = ("left_share", "left_hours", "experiments", "confirmed")
 
 OBSERVED_ARM: Final = ARM_FEATURES + HISTORY_FEATURES
 """What an observation says of every arm: its attributes, then what was tried and what that showed."""
-
-_H = {name: index for index, name in enumerate(HISTORY_FEATURES)}
-_LOG_CONFIRMED = float(np.log(CONFIRMED_E))
-_MANY = 8.0
-_LONG_MIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +65,9 @@ class ClusterState:
         graph: 1 where the row's component depends on the column's, shape (B, C, C).
         arms: attributes of every (kind, level), shape (K, L, len(ARM_FEATURES)).
         available: whether an arm exists at all, shape (B, C, K, L), bool.
-        history: what was tried and what it showed, shape (B, C, K, L, len(HISTORY_FEATURES)).
+        history: what was tried, what it showed and when, shape (B, C, K, L, len(HISTORY_FEATURES)); see `envs.history`.
         budget: shape (B, len(BUDGET_FEATURES)).
+        now_h: the campaigns' clocks: hours that experiments have taken so far, shape (B,).
     """
 
     components: torch.Tensor
@@ -92,6 +76,7 @@ class ClusterState:
     available: torch.Tensor
     history: torch.Tensor
     budget: torch.Tensor
+    now_h: torch.Tensor
 
     @property
     def actions(self) -> int:
@@ -163,15 +148,14 @@ def first_state(topology: Topology, code: ActionCode, device: str = "cpu") -> Cl
     """Returns the state of one cluster before anything was tried, batch size 1."""
     components = [topology.component(name) for name in code.components]
     size = (1, len(components), len(code.kinds), len(LEVELS))
-    history = torch.zeros((*size, len(HISTORY_FEATURES)), device=device)
-    history[..., _H["minutes_since"]] = 1.0
     return ClusterState(
         components=_component_features(components, topology)[None].to(device),
         graph=_graph(components)[None].to(device),
         arms=arm_attributes(code.kinds).to(device),
         available=_available(components, code.kinds)[None].to(device),
-        history=history,
+        history=never_tried(*size, device=device),
         budget=torch.tensor([[1.0, 0.0, 0.0, 0.0]], device=device),
+        now_h=torch.zeros(1, device=device),
     )
 
 
@@ -194,23 +178,10 @@ def with_present(
 
 def after_experiment(state: ClusterState, arm: tuple[int, int, int], evidence: Evidence) -> ClusterState:
     """Returns the state after one more experiment on one arm, batch size 1. Pure: the given state stays as it was."""
+    now_h = state.now_h + evidence.cost_min / LONG_MIN
     history = state.history.clone()
-    minutes = evidence.cost_min / _LONG_MIN
-    history[..., _H["minutes_since"]] = (history[..., _H["minutes_since"]] + minutes).clamp(max=1.0)
-    cell = history[(0, *arm)]
-    cell[_H["tried"]] = min(1.0, float(cell[_H["tried"]]) + 1 / _MANY)
-    outcome = {Verdict.WEAKNESS: "weakness", Verdict.RESILIENT: "resilient"}.get(evidence.verdict, "undecided")
-    cell[_H[outcome]] = min(1.0, float(cell[_H[outcome]]) + 1 / _MANY)
-    cell[_H["anomaly_score_last"]] = evidence.anomaly_score
-    cell[_H["anomaly_score_best"]] = max(float(cell[_H["anomaly_score_best"]]), evidence.anomaly_score)
-    cell[_H["effect_last"]] = evidence.effect
-    if evidence.verdict not in {Verdict.INVALID, Verdict.TOOL_ERROR}:
-        gained = float(np.log(evidence.e_value)) / _LOG_CONFIRMED
-        cell[_H["evidence"]] = float(np.clip(float(cell[_H["evidence"]]) + gained, -2.0, 2.0))
-    twice = float(cell[_H["weakness"]]) >= 2 / _MANY
-    cell[_H["confirmed"]] = float(twice and float(cell[_H["evidence"]]) >= 1.0)
-    cell[_H["minutes_since"]] = 0.0
-    return replace(state, history=history)
+    history[(0, *arm)] = after(history[(0, *arm)][None], Shown.of(evidence), now_h)[0]
+    return replace(state, history=history, now_h=now_h)
 
 
 def observation_space(state: ClusterState) -> gym.spaces.Dict:
@@ -230,18 +201,22 @@ def observation_space(state: ClusterState) -> gym.spaces.Dict:
     )
 
 
+def seen(state: ClusterState) -> dict[str, torch.Tensor]:
+    """Returns the observations of a batch, as tensors with the batch dimension first; see `observation_space`."""
+    history = as_seen(state.history, state.now_h)
+    attributes = state.arms.expand(*history.shape[:4], -1)
+    return {
+        "components": state.components,
+        "graph": state.graph,
+        "arms": torch.cat([attributes, history], dim=-1),
+        "budget": state.budget.clamp(0.0, 1.0),
+    }
+
+
 def observe(state: ClusterState) -> dict[str, npt.NDArray[np.float32]]:
     """Returns the observation of a batch of one, as arrays without the batch dimension."""
-    history = state.history[0]
-    attributes = state.arms.expand(*history.shape[:3], -1)
-    seen = {
-        "components": state.components[0],
-        "graph": state.graph[0],
-        "arms": torch.cat([attributes, history], dim=-1),
-        "budget": state.budget[0].clamp(0.0, 1.0),
-    }
     # Copies: whoever keeps an observation keeps what was seen then.
-    return {name: tensor.cpu().numpy().copy() for name, tensor in seen.items()}
+    return {name: tensor[0].cpu().numpy().copy() for name, tensor in seen(state).items()}
 
 
 def observed(observation: Mapping[str, npt.NDArray[np.float32]], name: str) -> npt.NDArray[np.float32]:
@@ -261,7 +236,7 @@ def _attributes(kind: FaultKind, level: float) -> list[float]:
         float(kind.scope == "component"),
         float(kind.reversible),
         float(kind.trigger is not None),
-        min(1.0, kind.duration_s / _LONG_MIN),
+        min(1.0, kind.duration_s / LONG_MIN),
         level,
     ]
 

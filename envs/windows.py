@@ -77,19 +77,13 @@ def window_medians(snapshots: Sequence[Snapshot], series: Sequence[str], start_s
     # Sampling jitters: a window counts as over when all but its last sample's worth of time has been seen.
     covered_s = snapshots[-1].at_s - start_s + 0.5 * shape.window_s / shape.samples
     count = max(0, int(covered_s // shape.step_s) - 1)
-    values: list[list[list[float]]] = [[[] for _ in series] for _ in range(count)]
-    for snapshot in snapshots:
-        newest = int(np.ceil((snapshot.at_s - start_s) / shape.step_s)) - 1
-        for index in (newest - 1, newest):
-            if 0 <= index < count:
-                for column, name in enumerate(series):
-                    if name in snapshot.values:
-                        values[index][column].append(snapshot.values[name])
+    values = np.array([[snapshot.values.get(name, np.nan) for name in series] for snapshot in snapshots])
+    newest = np.ceil(np.array([snapshot.at_s - start_s for snapshot in snapshots]) / shape.step_s) - 1
     medians = np.full((count, len(series)), np.nan)
-    for index, window in enumerate(values):
-        for column, known in enumerate(window):
-            if 2 * len(known) >= shape.samples:
-                medians[index, column] = np.median(known)
+    for index in range(count):
+        window = values[(newest == index) | (newest == index + 1)]
+        enough = 2 * np.isfinite(window).sum(0) >= shape.samples
+        medians[index] = np.where(enough, median_over_windows(window), np.nan)
     return medians
 
 

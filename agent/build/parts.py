@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actuators.actuator import Actuator, Repairs
@@ -12,7 +13,7 @@ from actuators.dry_run import leashed
 from actuators.errors import BadInput
 from safety.supervisor import Guardian, Supervisor
 
-from ..settings import Settings
+from ..settings import PACKAGED, Settings
 from .state import State
 
 if TYPE_CHECKING:
@@ -73,19 +74,24 @@ def experimenter_on(
 
 
 def policy_named(name: str, random: np.random.Generator) -> Policy:
-    """Returns a policy by its name.
+    """Returns a policy by its name, or the one in a file that `backburn train` wrote.
 
     Raises:
-        BadInput: there is no such policy.
+        BadInput: there is no such policy, or its file is of another version or damaged.
     """
     from ..learning.policy import RandomPolicy, RoundRobinPolicy
+    from ..learning.policy_file import read
+    from ..learning.posterior import PosteriorPolicy
     from ..learning.thompson import ThompsonPolicy
 
     makers: Mapping[str, Callable[[], Policy]] = {
         "random": lambda: RandomPolicy(random),
         "round_robin": RoundRobinPolicy,
         "thompson": lambda: ThompsonPolicy(random),
+        "posterior": lambda: PosteriorPolicy(read(PACKAGED / "policies" / "posterior.safetensors")),
     }
+    if name.endswith(".safetensors"):
+        return PosteriorPolicy(read(Path(name)))
     if name not in makers:
-        raise BadInput(f"unknown policy {name!r}; allowed are {', '.join(makers)}")
+        raise BadInput(f"unknown policy {name!r}; allowed are {', '.join(makers)} and files that end in .safetensors")
     return makers[name]()

@@ -121,6 +121,7 @@ UNPLANTED: Mapping[str, Sign] = {
     "a single gateway: nothing takes over when it gets too little CPU time": Sign(
         "pod.cpu_stress", "gateway", _OVERLOAD
     ),
+    "a single gateway: nothing takes over when it is refused memory": Sign("pod.memory_stress", "gateway", _SERVING),
     "the gateway has no answer of its own when the model server is slow": Sign(
         "network.delay", "model-server", _SERVING
     ),

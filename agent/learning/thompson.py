@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from envs.encoding import COMPONENT_FEATURES, FAMILIES, ROLES, observed
 
 from .policy import Mask, Observation
+from .worth import worth_per_minute
 
 _PRIOR_MEAN = 0.3
 _ROLE_SD, _SHARED_SD, _KIND_SD, _ARM_SD, _NOISE_SD = 0.15, 0.15, 0.35, 0.1, 0.25
-_OVERHEAD_MIN = 0.5
-"""What an experiment costs beside the time in force: reference and post windows, recovery."""
-
-_SIBLING_WORTH = 0.05
-"""Worth of another level of a kind that is confirmed on this component: most likely the same weakness again."""
 
 
 class ThompsonPolicy:
@@ -37,8 +34,9 @@ class ThompsonPolicy:
         if not len(allowed):
             return len(mask) - 1
         odds = self._draw(observation)
-        worth = _worth_per_minute(observation, odds).reshape(-1)
-        return int(allowed[np.argmax(worth[allowed])])
+        seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
+        worth = worth_per_minute(seen, torch.as_tensor(odds)[None]).flatten()
+        return int(allowed[int(worth[torch.as_tensor(allowed)].argmax())])
 
     def _draw(self, observation: Observation) -> npt.NDArray[np.float64]:
         """Draws P(weak) of every arm from the posterior, shape (C, K, L)."""
@@ -85,18 +83,3 @@ def _no_milder_than_resilient(odds: npt.NDArray[np.float64], observation: Observ
     borne = (observed(observation, "resilient") > 0) & (observed(observation, "weakness") == 0)
     borne_above = np.flip(np.logical_or.accumulate(np.flip(borne, -1), -1), -1)
     return np.where(borne_above, 0.1 * odds, odds)
-
-
-def _worth_per_minute(observation: Observation, odds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Returns what one more experiment on each arm is worth per minute, shape (C, K, L)."""
-    minutes = observed(observation, "duration_min") + _OVERHEAD_MIN
-    dependents = observation["components"][:, COMPONENT_FEATURES.index("dependents_share")]
-    severity = 0.5 + 0.5 * dependents[:, None, None]
-    # Evidence is measured in confirmations; each replicate that shows the weakness again adds about half of one.
-    missing = np.clip(np.ceil(2.0 * (1.0 - observed(observation, "evidence"))), 1.0, 4.0)
-    chance = odds * np.where(observed(observation, "weakness") > 0, 0.9, odds) ** (missing - 1.0)
-    confirmed = observed(observation, "confirmed") > 0
-    known = confirmed.any(-1, keepdims=True)
-    worth: npt.NDArray[np.float64] = severity * chance / (minutes * missing)
-    worth = np.where(known, _SIBLING_WORTH * worth, worth)
-    return np.where(confirmed, 0.0, worth)

@@ -197,6 +197,7 @@ class SimulatedCluster:
         self._restarts = dict.fromkeys(hidden.replicas, 0)
         self._in_flight = 0.0
         self._scaling_since_s: float | None = None
+        self._topology = _topology_of(hidden)
         self._born = 100
         self._latency_noise = 0.0
         self._backlog_bytes = dict.fromkeys(_ROUTES, 0.0)
@@ -207,26 +208,7 @@ class SimulatedCluster:
 
     def topology(self) -> Topology:
         """Returns the components; they never change."""
-        needs = {
-            "gateway": ("model-server",),
-            "model-server": ("feature-store",),
-            "feature-store": (FEATURE_PIPELINE,),
-            FEATURE_PIPELINE: (STREAM,),
-        }
-        return Topology(
-            [
-                Component(
-                    name=name,
-                    role=name,
-                    replicas=replicas,
-                    depends_on=needs.get(name, ()),
-                    labels={OPT_IN_LABEL: "true"},
-                    capabilities=_capabilities(name, self._hidden),
-                )
-                for name, replicas in self._hidden.replicas.items()
-            ],
-            observers={"client": ("gateway",), "producer": ()},
-        )
+        return self._topology
 
     def next_snapshot(self, timeout_s: float) -> Snapshot | None:
         """Moves time on by one period and returns what is measured then."""
@@ -611,6 +593,29 @@ def _accuracy_of(content: str) -> float:
 
 def _checksum(content: str) -> str:
     return hashlib.sha256(bytes.fromhex(content)).hexdigest()
+
+
+def _topology_of(hidden: Hidden) -> Topology:
+    needs = {
+        "gateway": ("model-server",),
+        "model-server": ("feature-store",),
+        "feature-store": (FEATURE_PIPELINE,),
+        FEATURE_PIPELINE: (STREAM,),
+    }
+    return Topology(
+        [
+            Component(
+                name=name,
+                role=name,
+                replicas=replicas,
+                depends_on=needs.get(name, ()),
+                labels={OPT_IN_LABEL: "true"},
+                capabilities=_capabilities(name, hidden),
+            )
+            for name, replicas in hidden.replicas.items()
+        ],
+        observers={"client": ("gateway",), "producer": ()},
+    )
 
 
 def _capabilities(name: str, hidden: Hidden) -> frozenset[str]:

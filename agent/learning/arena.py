@@ -1,0 +1,183 @@
+"""Policies against each other on simulated clusters that nobody has learnt on: what each finds for the same minutes.
+
+All see the same clusters and the same luck's seed. A curve says how much severity was confirmed, distinct weaknesses
+only, against minutes spent; its normalised area is 0 for chance and 1 for whoever knows the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from envs import encoding
+from envs.simulator.campaigns import MOST_EXPERIMENTS, Campaigns
+from envs.simulator.pool import Pool
+
+from .arms import Surroundings
+from .policy import Policy
+from .posterior import ArmNetwork, best_bets
+from .worth import worth_per_minute
+
+Chooser: TypeAlias = Callable[[Campaigns], torch.Tensor]
+"""From campaigns to one action for each, int64, shape (B,)."""
+
+POINTS: Final = 32
+"""Points of a curve, at equal shares of the budget."""
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a policy came to on every cluster.
+
+    Attributes:
+        curve: severity confirmed by each share of the budget, shape (clusters, POINTS).
+        weaknesses: distinct weaknesses confirmed, shape (clusters,).
+        false: confirmed without being weak, shape (clusters,).
+    """
+
+    curve: npt.NDArray[np.float64]
+    weaknesses: npt.NDArray[np.float64]
+    false: npt.NDArray[np.float64]
+
+    @property
+    def area(self) -> npt.NDArray[np.float64]:
+        """Area under each curve, shape (clusters,)."""
+        area: npt.NDArray[np.float64] = self.curve.mean(1)
+        return area
+
+
+@torch.no_grad()
+def tallied(choose: Chooser, pool: Pool, *, budget_min: float, seed: int) -> Tally:
+    """Runs one campaign on every cluster of a pool.
+
+    Args:
+        choose: the policy.
+        pool: clusters.
+        budget_min: minutes of each campaign.
+        seed: of what experiments show.
+    """
+    count = len(pool)
+    campaigns = Campaigns(
+        pool, count, seed=seed, budget_min=(budget_min, budget_min), clusters=torch.arange(count), restarts=False
+    )
+    going = torch.ones(count, dtype=torch.bool, device=campaigns.device)
+    curve = torch.zeros((count, POINTS), device=campaigns.device)
+    weaknesses, false = (torch.zeros(count, device=campaigns.device) for _ in range(2))
+    shares = (torch.arange(POINTS, device=campaigns.device) + 1) / POINTS * budget_min
+    for _ in range(MOST_EXPERIMENTS):
+        step = campaigns.step(choose(campaigns))
+        curve += (going * step.found)[:, None] * (campaigns.spent_min[:, None] <= shares)
+        weaknesses += going & (step.found > 0)
+        false += going & step.false
+        going &= ~step.over
+        if not going.any():
+            break
+    return Tally(*(each.double().cpu().numpy() for each in (curve, weaknesses, false)))
+
+
+def compared(tallies: Mapping[str, Tally], seed: int = 0) -> dict[str, dict[str, float]]:
+    """Returns every policy's figures; `random` and `oracle` have to be among them.
+
+    Normalised area with a 95 % interval from resampled clusters, the same ones for all.
+    """
+    chance, truth = tallies["random"].area, tallies["oracle"].area
+    resampled = np.random.default_rng(seed).integers(len(chance), size=(_RESAMPLES, len(chance)))
+    span = truth[resampled].mean(1) - chance[resampled].mean(1)
+    figures = {}
+    for name, tally in tallies.items():
+        drawn = (tally.area[resampled].mean(1) - chance[resampled].mean(1)) / span
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        confirmed = float(tally.weaknesses.sum() + tally.false.sum())
+        figures[name] = {
+            "auc": float((tally.area.mean() - chance.mean()) / (truth.mean() - chance.mean())),
+            "low": float(low),
+            "high": float(high),
+            "severity": float(tally.curve[:, -1].mean()),
+            "discoveries": float(tally.weaknesses.mean()),
+            "fdr": float(tally.false.sum() / confirmed) if confirmed else 0.0,
+        }
+    return figures
+
+
+# ---- policies that choose for all at once ------------------------------------------------------------------------
+
+
+def randomly(seed: int) -> Chooser:
+    """Returns the policy that takes any allowed experiment."""
+    random = torch.Generator().manual_seed(seed)
+
+    def choose(campaigns: Campaigns) -> torch.Tensor:
+        allowed = campaigns.masks()[:, :-1]
+        drawn = torch.multinomial(allowed.float().cpu() + 1e-12, 1, generator=random).squeeze(1)
+        return torch.where(allowed.any(1), drawn.to(allowed.device), campaigns.stop)
+
+    return choose
+
+
+def knowing(campaigns: Campaigns) -> torch.Tensor:
+    """The oracle: knows which arms are weak, and takes the best bet."""
+    seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
+    worth = worth_per_minute(seen, campaigns.weak().float().view(seen["arms"].shape[:4])).flatten(1)
+    return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
+
+
+def greedily(network: ArmNetwork) -> Chooser:
+    """Returns the policy that takes a network's best bet."""
+
+    def choose(campaigns: Campaigns) -> torch.Tensor:
+        return best_bets(network, encoding.seen(campaigns.state), campaigns.masks())
+
+    return choose
+
+
+def statically(network: ArmNetwork) -> Chooser:
+    """Returns the policy that takes best bets by what a network thought of a cluster before anything was tried.
+
+    What was confirmed is left alone, and so is what was tried twice and is not confirmed: no more is learnt.
+    """
+    first: dict[int, torch.Tensor] = {}
+
+    def choose(campaigns: Campaigns) -> torch.Tensor:
+        seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
+        if not first or bool((campaigns.experiments == 0).all()):
+            rows, arms = allowed.nonzero(as_tuple=True)
+            odds = torch.zeros(allowed.shape, device=allowed.device)
+            odds[rows, arms] = network(Surroundings(seen).inputs(rows, arms)).sigmoid()
+            first[0] = odds
+        tried = seen["arms"][..., encoding.OBSERVED_ARM.index("tried")].flatten(1)
+        showed = seen["arms"][..., encoding.OBSERVED_ARM.index("weakness")].flatten(1)
+        odds = torch.where((tried > 0) & (showed == 0), 0.01 * first[0], first[0])
+        worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten(1)
+        return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
+
+    return choose
+
+
+# ---- policies that choose for one --------------------------------------------------------------------------------
+
+
+def one_by_one(policies: Sequence[Policy]) -> Chooser:
+    """Returns the policy that asks one policy per campaign, as a real campaign would."""
+
+    def choose(campaigns: Campaigns) -> torch.Tensor:
+        seen = {name: values.cpu().numpy() for name, values in encoding.seen(campaigns.state).items()}
+        masks = campaigns.masks().cpu().numpy()
+        chosen = [
+            policy.choose({name: values[index] for name, values in seen.items()}, masks[index])
+            for index, policy in enumerate(policies)
+        ]
+        return torch.tensor(chosen, device=campaigns.device)
+
+    return choose
+
+
+def hit_rate(pool: Pool) -> float:
+    """Returns the share of permitted experiments that would show something."""
+    return float((pool.shows.sum(1) / pool.available.sum(1)).mean())

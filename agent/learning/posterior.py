@@ -1,0 +1,113 @@
+"""Posterior-greedy: a network says how likely each arm is weak given all that was seen; the best bet is next.
+
+Where weaknesses are independent and costs are equal, nothing does much better (Golovin and Krause, "Adaptive
+submodularity: theory and applications in active learning and stochastic optimization", JAIR 42, 2011). The network
+learns on simulated clusters, whose truth is known (`agent.learning.train`), and is frozen on a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from actuators.errors import BadInput
+
+from .arms import ARM_INPUTS, Surroundings
+from .policy import Mask, Observation
+from .worth import worth_per_minute
+
+
+class ArmNetwork(nn.Module):
+    """Log-odds that an arm is weak, from its inputs alone, whatever the size of the cluster.
+
+    Args:
+        hidden: width.
+    """
+
+    def __init__(self, hidden: int = 64) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.layers = nn.Sequential(
+            nn.Linear(len(ARM_INPUTS), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Returns log-odds, shape (N,), for inputs of shape (N, len(ARM_INPUTS))."""
+        odds: torch.Tensor = self.layers(inputs).squeeze(-1)
+        return odds
+
+
+def odds_of(network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+    """Returns how likely arms are weak; 0 where they are masked.
+
+    Args:
+        network: knows.
+        seen: an observation with a batch dimension.
+        masks: of arms, without `stop`, shape (B, A), bool.
+
+    Returns:
+        Shape (B, A).
+    """
+    rows, arms = masks.nonzero(as_tuple=True)
+    odds = torch.zeros(masks.shape, device=masks.device)
+    odds[rows, arms] = network(Surroundings(seen).inputs(rows, arms)).sigmoid()
+    return odds
+
+
+def best_bets(network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+    """Returns for every cluster the arm that is worth most per minute, int64, shape (B,); `stop` where none is allowed.
+
+    Args:
+        network: knows how likely arms are weak.
+        seen: an observation with a batch dimension.
+        masks: of all actions, shape (B, A + 1), bool.
+    """
+    allowed = masks[:, :-1]
+    odds = odds_of(network, seen, allowed)
+    worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten(1)
+    best = worth.masked_fill(~allowed, -1.0).argmax(1)
+    return torch.where(allowed.any(1), best, masks.shape[1] - 1)
+
+
+class PosteriorPolicy:
+    """Takes the best bet; everything it knows is in the network and in the observation.
+
+    Args:
+        network: trained; is not changed.
+    """
+
+    def __init__(self, network: ArmNetwork) -> None:
+        self._network = network.eval().requires_grad_(requires_grad=False)
+
+    def choose(self, observation: Observation, mask: Mask) -> int:
+        """Returns the allowed experiment that is worth most per minute; stops where none is allowed.
+
+        Raises:
+            BadInput: the observation holds something that is no number.
+        """
+        seen, masks = _batch_of_one(observation, mask)
+        return int(best_bets(self._network, seen, masks)[0])
+
+    def odds(self, observation: Observation, mask: Mask) -> torch.Tensor:
+        """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
+        seen, masks = _batch_of_one(observation, mask)
+        return odds_of(self._network, seen, masks[:, :-1])[0]
+
+
+def _batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Returns an observation and a mask as a batch.
+
+    Raises:
+        BadInput: the observation holds something that is no number.
+    """
+    seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
+    for name, values in seen.items():
+        if not bool(torch.isfinite(values).all()):
+            raise BadInput(f"observation {name!r} holds values that are no numbers; allowed are finite ones")
+    return seen, torch.as_tensor(mask)[None]

@@ -1,0 +1,298 @@
+"""Chaos campaigns on thousands of simulated clusters at once: one step is one experiment on each of them.
+
+The same state, the same evidence and the same reward as on a real cluster (`envs.chaos`, `envs.encoding`); p-values lie
+on the same grid, e-values multiply to the same threshold, and experiments cost what they would take. Nothing here is
+done per environment: a finished campaign begins anew on another cluster of the pool by a copy of its rows.
+
+Shapes: B campaigns, C components, K fault kinds, L levels, A = C * K * L arms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from actuators.catalogue import LEVELS
+
+from ..chaos import Reward
+from ..encoding import BUDGET_FEATURES, COMPONENT_FEATURES, ClusterState, arm_attributes
+from ..history import LONG_MIN, Shown, Told, after, never_tried
+from .pool import KINDS, TRUTH, WEAKNESSES, Pool
+
+ARMS_OF_ONE: Final = len(KINDS) * len(LEVELS)
+"""Arms of one component."""
+
+MOST_EXPERIMENTS: Final = 64
+"""A campaign ends after so many, whatever is left of its minutes."""
+
+_UNITS = 80
+_ALPHA = 0.05
+_RECENT_H = 5.0 / LONG_MIN
+_LAST_TRY = -1.0
+_READY, _PRESENT = COMPONENT_FEATURES.index("ready_share"), COMPONENT_FEATURES.index("present_z")
+_SPENT = {name: index for index, name in enumerate(BUDGET_FEATURES)}
+_CONFIRMED = 8
+_T = {name: index for index, name in enumerate(TRUTH)}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one experiment on each cluster came to, shape (B,) each.
+
+    Attributes:
+        shown: the evidence.
+        p: p-values; 1 where the experiment came to nothing.
+        reward: as on a real cluster.
+        over: whether the campaign ended with it; where campaigns restart, the state is that of the next one already.
+        found: severity of a distinct weakness that was confirmed just now, 0 if none was.
+        false: whether something was confirmed that is no weakness.
+        weak: whether the arm really was weak at that moment.
+        refused: whether the action was masked; it has touched nothing and shown nothing.
+    """
+
+    shown: Shown
+    p: torch.Tensor
+    reward: torch.Tensor
+    over: torch.Tensor
+    found: torch.Tensor
+    false: torch.Tensor
+    weak: torch.Tensor
+    refused: torch.Tensor
+
+
+class Campaigns:
+    """A batch of campaigns.
+
+    Args:
+        pool: clusters to begin on.
+        count: B.
+        budget_min: least and most minutes of a campaign; each draws its own.
+        seed: of every draw.
+        reward: the formula's prices.
+        clusters: where the first campaigns begin, indices into the pool, shape (B,); drawn if not given.
+        restarts: whether a campaign that is over begins anew by itself, in the same step.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        count: int,
+        *,
+        budget_min: tuple[float, float] = (10.0, 40.0),
+        seed: int = 0,
+        reward: Reward | None = None,
+        clusters: torch.Tensor | None = None,
+        restarts: bool = True,
+    ) -> None:
+        self.pool = pool
+        self.count = count
+        self.device = pool.components.device
+        self._budget_range = budget_min
+        self._reward = reward or Reward()
+        self._restarts = restarts
+        self._random = torch.Generator(device=self.device).manual_seed(seed)
+        self._row = torch.arange(count, device=self.device)
+        self._intensity = torch.tensor(LEVELS, device=self.device)
+        self._truth = pool.truth.view(-1, len(TRUTH))
+        places = pool.places
+        self.arms = places * ARMS_OF_ONE
+        device = self.device
+        self.cluster = torch.zeros(count, dtype=torch.long, device=device)
+        self.budget_min = torch.ones(count, device=device)
+        self.spent_min = torch.zeros(count, device=device)
+        self.experiments = torch.zeros(count, device=device)
+        self.confirmed = torch.zeros(count, device=device)
+        self._paid = torch.zeros((count, WEAKNESSES), dtype=torch.bool, device=device)
+        self._hit_at_h = torch.full((count, places), _LAST_TRY, device=device)
+        self._was_hit = torch.zeros(count, dtype=torch.long, device=device)
+        self.state = ClusterState(
+            components=torch.zeros((count, places, len(COMPONENT_FEATURES)), device=device),
+            graph=torch.zeros((count, places, places), device=device),
+            arms=arm_attributes(KINDS).to(device),
+            available=torch.zeros((count, places, len(KINDS), len(LEVELS)), dtype=torch.bool, device=device),
+            history=never_tried(count, places, len(KINDS), len(LEVELS), device=device),
+            budget=torch.zeros((count, len(BUDGET_FEATURES)), device=device),
+            now_h=torch.zeros(count, device=device),
+        )
+        self._available = self.state.available.view(count, self.arms)
+        self._history = self.state.history.view(count, self.arms, -1)
+        first = clusters if clusters is not None else self._drawn(count)
+        self._begin(self._row, first.to(device))
+
+    def begin(self, rows: torch.Tensor, *, seed: int | None = None) -> None:
+        """Begins new campaigns in some places of the batch, on clusters drawn from the pool.
+
+        Args:
+            rows: which, int64.
+            seed: of every draw from now on, if given.
+        """
+        if seed is not None:
+            self._random.manual_seed(seed)
+        self._begin(rows, self._drawn(len(rows)))
+
+    @property
+    def stop(self) -> int:
+        """The action that ends a campaign."""
+        return self.arms
+
+    def masks(self) -> torch.Tensor:
+        """Returns which actions are allowed now, shape (B, A + 1), bool; `stop` always is."""
+        stop = torch.ones((self.count, 1), dtype=torch.bool, device=self.device)
+        return torch.cat([self._available, stop], dim=1)
+
+    def weak(self) -> torch.Tensor:
+        """Returns which arms are weak and available, now and leaving compounds aside, shape (B, A), bool.
+
+        The simulator's truth, for labels and for the oracle; no policy may see it.
+        """
+        truth = self.pool.truth[self.cluster]
+        flipped = (truth[..., _T["flips"]] > 0) & self._has_drifted()[:, None]
+        return ((truth[..., _T["shows"]] > 0) ^ flipped) & self._available
+
+    def weak_on(self, component: torch.Tensor) -> torch.Tensor:
+        """Returns `weak` for the arms of one component of each cluster, shape (B, K * L), bool."""
+        first = self.cluster * self.arms + component * ARMS_OF_ONE
+        arms = torch.arange(ARMS_OF_ONE, device=self.device)
+        truth = self._truth[first[:, None] + arms]
+        flipped = (truth[..., _T["flips"]] > 0) & self._has_drifted()[:, None]
+        return (truth[..., _T["shows"]] > 0) ^ flipped
+
+    def step(self, actions: torch.Tensor) -> Step:
+        """Runs one experiment on each cluster; what was masked is refused, touches nothing and costs nothing.
+
+        Args:
+            actions: shape (B,), int64, each in [0, A].
+
+        Raises:
+            IndexError: there is no such action.
+        """
+        stops = actions == self.arms
+        arm = torch.where(stops, 0, actions)
+        allowed = self._available[self._row, arm]
+        acts = allowed & ~stops
+        component = arm // ARMS_OF_ONE
+        shown, p, weak, truth = self._experimented(arm, component, acts)
+        now_h = self.state.now_h + shown.cost_min / LONG_MIN
+        before = self._history[self._row, arm]
+        rows = torch.where(acts[:, None], after(before, shown, now_h), before)
+        self._history[self._row, arm] = rows
+        self.state.now_h.copy_(now_h)
+        self.spent_min += shown.cost_min
+        self.experiments += acts
+        self._touch(component, acts, shown)
+
+        number = truth[:, _T["weakness"]].long()
+        newly = acts & (rows[:, _CONFIRMED] > 0) & (before[:, _CONFIRMED] == 0) & ~self._paid[self._row, number]
+        self._paid[self._row, number] |= newly
+        self.confirmed += newly
+        found = torch.where(newly & weak, truth[:, _T["severity"]], 0.0)
+        intensity = self._intensity[arm % len(LEVELS)]
+        prices = self._reward.per_minute * shown.cost_min + self._reward.blast * intensity
+        reward = found - torch.where(acts, prices, 0.0)
+        over = stops | (self.spent_min >= self.budget_min) | (self.experiments >= MOST_EXPERIMENTS)
+        step = Step(shown, p, reward, over, found, newly & ~weak, weak & acts, ~acts & ~stops)
+        self._tell_budget()
+        if self._restarts:
+            self.begin(over.nonzero().squeeze(1))
+        return step
+
+    # ---- one experiment -------------------------------------------------------------------------------------------
+
+    def _experimented(
+        self, arm: torch.Tensor, component: torch.Tensor, acts: torch.Tensor
+    ) -> tuple[Shown, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns what experiments show, their p-values, whether the arms are weak, and their rows of the truth."""
+        truth = self._truth[self.cluster * self.arms + arm]
+        luck = torch.rand((self.count, 5), generator=self._random, device=self.device)
+        flipped = (truth[:, _T["flips"]] > 0) & self._has_drifted()
+        needs_more = (truth[:, _T["needs_dependency"]] > 0) & ~self._dependency_was_hit(component)
+        weak = (truth[:, _T["shows"]] > 0) ^ flipped
+        shows = weak & ~needs_more
+        pool, cluster = self.pool, self.cluster
+        invalid = luck[:, 0] < pool.invalid[cluster]
+        seen = shows & (luck[:, 1] >= pool.misses[cluster])
+        broken = seen | (luck[:, 2] < pool.false_alarms[cluster])
+        # On the grid of 80 fault-free units: a real weakness beats nearly all of them, anything else is one of them.
+        beaten_by = torch.where(
+            seen, (-0.3 * luck[:, 3].clamp(min=1e-6).log()).floor(), (luck[:, 3] * (_UNITS + 1)).floor()
+        )
+        p = (1.0 + beaten_by.clamp(max=_UNITS)) / (_UNITS + 1)
+        told = torch.where(broken, torch.where(p <= _ALPHA, Told.WEAKNESS, Told.UNDECIDED), Told.RESILIENT)
+        # A latent fault's weakness stands only beside its trigger alone, and not where that breaks a promise already.
+        told = torch.where((told == Told.WEAKNESS) & (truth[:, _T["trigger_shows"]] > 0), Told.UNDECIDED, told)
+        told = torch.where(invalid, Told.NOTHING, told)
+        e_value = 0.5 / p.sqrt()
+        e_value = torch.where(broken, e_value, e_value.clamp(max=1.0))
+        e_value = torch.where(told == Told.NOTHING, 1.0, e_value)
+        wobble = 0.2 * (luck[:, 4] - 0.5)
+        anomaly = torch.where(told == Told.WEAKNESS, (truth[:, _T["anomaly_score"]] + wobble).clamp(0.05, 1.0), 0.0)
+        effect = torch.where(invalid, 0.0, (truth[:, _T["effect"]] + 0.5 * wobble).clamp(0.0, 1.0))
+        waiting_min = (
+            self._hit_at_h[self._row, component] + pool.cooldown_min[cluster, component] / LONG_MIN - self.state.now_h
+        ).clamp(min=0.0) * LONG_MIN
+        cost = truth[:, _T["cost_min"]] + waiting_min + torch.where(shows, pool.recover_min[cluster, component], 0.0)
+        told = torch.where(acts, told, Told.NOTHING)
+        shown = Shown(
+            told,
+            torch.where(acts, effect, 0.0),
+            torch.where(acts, anomaly, 0.0),
+            torch.where(acts, e_value, 1.0),
+            torch.where(acts, cost, 0.0),
+        )
+        return shown, p, weak, truth
+
+    def _dependency_was_hit(self, component: torch.Tensor) -> torch.Tensor:
+        recently = self.state.now_h[:, None] - self._hit_at_h <= _RECENT_H
+        recently &= self._hit_at_h >= 0.0
+        return (self.state.graph[self._row, component].bool() & recently).any(1)
+
+    def _has_drifted(self) -> torch.Tensor:
+        return self.spent_min >= self.pool.drift_at_min[self.cluster]
+
+    def _touch(self, component: torch.Tensor, acts: torch.Tensor, shown: Shown) -> None:
+        """Notes who was hit and when, and lets it show: the last one hit is not all back yet."""
+        components = self.state.components
+        components[self._row, self._was_hit, _READY] = components[self._row, self._was_hit, _READY].ceil()
+        hurt = 1.0 - 0.5 * shown.effect
+        ready = components[self._row, component, _READY]
+        components[self._row, component, _READY] = torch.where(acts, ready * hurt, ready)
+        self._was_hit = torch.where(acts, component, self._was_hit)
+        before = self._hit_at_h[self._row, component]
+        self._hit_at_h[self._row, component] = torch.where(acts, self.state.now_h, before)
+
+    # ---- beginnings -----------------------------------------------------------------------------------------------
+
+    def _drawn(self, count: int) -> torch.Tensor:
+        return torch.randint(len(self.pool), (count,), generator=self._random, device=self.device)
+
+    def _begin(self, rows: torch.Tensor, clusters: torch.Tensor) -> None:
+        """Begins campaigns on clusters of the pool."""
+        low, high = self._budget_range
+        luck = torch.rand(len(rows), generator=self._random, device=self.device)
+        self.cluster[rows] = clusters
+        self.budget_min[rows] = low + (high - low) * luck
+        for counter in (self.spent_min, self.experiments, self.confirmed, self.state.now_h):
+            counter[rows] = 0.0
+        self._paid[rows] = False
+        self._hit_at_h[rows] = _LAST_TRY
+        self._was_hit[rows] = 0
+        components = self.pool.components[clusters]
+        luck = torch.randn(components.shape[:2], generator=self._random, device=self.device)
+        present = (components[..., _PRESENT] + 0.02 * luck).clamp(-1.0, 1.0)
+        components[..., _PRESENT] = torch.where(components[..., _READY] > 0, present, 0.0)
+        self.state.components[rows] = components
+        self.state.graph[rows] = self.pool.graph[clusters]
+        self._available[rows] = self.pool.available[clusters]
+        self._history[rows] = never_tried(1, device=self.device)
+        self._tell_budget()
+
+    def _tell_budget(self) -> None:
+        """Writes into the state what is left; see `encoding.BUDGET_FEATURES`."""
+        left = (self.budget_min - self.spent_min).clamp(min=0.0)
+        budget = self.state.budget
+        budget[:, _SPENT["left_share"]] = left / self.budget_min
+        budget[:, _SPENT["left_hours"]] = (left / 60.0).clamp(max=1.0)
+        budget[:, _SPENT["experiments"]] = (self.experiments / 64.0).clamp(max=1.0)
+        budget[:, _SPENT["confirmed"]] = (self.confirmed / 16.0).clamp(max=1.0)

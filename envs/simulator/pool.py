@@ -1,0 +1,333 @@
+"""Draws ML clusters with hidden weaknesses: what can be seen of them, and what an experiment on each arm would show.
+
+Nothing that happens in a campaign changes a cluster but drift, which is drawn beforehand; so all of it is laid down in
+one table per cluster, and an experiment is one look into it. Shapes: N clusters, C places for components, K fault
+kinds, L levels, A = C * K * L arms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+import torch
+
+from actuators.catalogue import CATALOGUE, LEVELS, FaultKind, instances_hit
+from safety.limits import Limits
+
+from ..encoding import COMPONENT_FEATURES, ROLES
+from . import graphs
+from .protections import ALL_ROLES, PROTECTIONS, SHIELD, need
+from .structure import FAMILIES, Generator
+
+KINDS: Final = tuple(CATALOGUE)
+
+TRUTH: Final = (
+    "shows",
+    "anomaly_score",
+    "severity",
+    "effect",
+    "cost_min",
+    "weakness",
+    "needs_dependency",
+    "flips",
+    "trigger_shows",
+)
+"""What is true of every arm.
+
+    shows: whether a promise breaks, 0 or 1
+    anomaly_score, severity: what is measured and what it is worth if so, in [0, 1]
+    effect: how far the target itself moves, in [0, 1]
+    cost_min: minutes of an experiment that finds nothing
+    weakness: number of the distinct weakness within its cluster (role, kind, mechanism)
+    needs_dependency: whether it shows only shortly after a dependency was hit
+    flips: whether drift turns `shows` into its opposite
+    trigger_shows: of a latent fault, whether its trigger alone breaks a promise already
+"""
+
+WEAKNESSES: Final = len(ALL_ROLES) * len(KINDS) * len(PROTECTIONS)
+"""How many numbers there are for distinct weaknesses."""
+
+_REPLICAS = torch.tensor([1, 2, 3, 4, 6, 8])
+_REPLICAS_ODDS = torch.tensor([0.40, 0.25, 0.12, 0.13, 0.05, 0.05])
+_ROLE_ODDS = {"gateway": 1.0, "model-server": 3.0, "feature-store": 2.0, "trainer": 2.0, "stream": 1.5}
+_LAYERS = ("gateway", "model-server", "trainer", "feature-store", "other", "feature-pipeline", "stream")
+_CAPABILITIES = {
+    "Nodes": ("model-server", "trainer"),
+    "Datasets": ("stream",),
+    "Checkpoints": ("trainer",),
+    "Registry": ("model-server",),
+    "Gpus": ("trainer",),
+}
+_HAVE_A_GPU = 0.6
+_NEED_OF_A_DEPENDENCY = 0.15
+_FLIPPING = 0.08
+_LIMITS = Limits(max_instances=1, max_share=0.25)
+"""The blast radius of the packaged settings."""
+
+_SETTLED_S, _POST_S = 11.0, 6.0
+"""Beside the time in force: half a reference, until promises are settled, and the windows after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Clusters to begin campaigns on.
+
+    Attributes:
+        components: what can be seen of them at first, shape (N, C, len(COMPONENT_FEATURES)).
+        graph: 1 where the row's component depends on the column's, shape (N, C, C).
+        available: which arms exist and are within the limits, shape (N, A), bool.
+        truth: what nobody may see, shape (N, A, len(TRUTH)).
+        recover_min: extra minutes when a promise broke, shape (N, C).
+        cooldown_min: minutes for which a component that was hit makes the next experiment on it wait, shape (N, C).
+        false_alarms: odds that nothing looks like a broken promise, shape (N,).
+        misses: odds that a broken promise is not seen, shape (N,).
+        invalid: odds that an experiment comes to nothing, shape (N,).
+        drift_at_min: when drift sets in, shape (N,); infinite without.
+    """
+
+    components: torch.Tensor
+    graph: torch.Tensor
+    available: torch.Tensor
+    truth: torch.Tensor
+    recover_min: torch.Tensor
+    cooldown_min: torch.Tensor
+    false_alarms: torch.Tensor
+    misses: torch.Tensor
+    invalid: torch.Tensor
+    drift_at_min: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+    @property
+    def places(self) -> int:
+        """C."""
+        return self.components.shape[1]
+
+    @property
+    def shows(self) -> torch.Tensor:
+        """Whether an arm breaks a promise and is available, at the beginning, shape (N, A), bool."""
+        return (self.truth[..., 0] > 0) & self.available
+
+    def to(self, device: str | torch.device) -> Pool:
+        """Returns the same clusters on another device."""
+        return Pool(*(getattr(self, each.name).to(device) for each in fields(self)))
+
+    @classmethod
+    def joined(cls, pools: list[Pool]) -> Pool:
+        """Returns the clusters of pools with equally many places as one."""
+        return cls(*(torch.cat([getattr(pool, each.name) for pool in pools]) for each in fields(cls)))
+
+
+def pool_of(generator: Generator, clusters: int, *, seed: int, places: int | None = None, chunk: int = 256) -> Pool:
+    """Draws clusters; the same seed draws the same ones.
+
+    Args:
+        generator: how.
+        clusters: N.
+        seed: of every choice.
+        places: C; the most components that the generator draws if not given.
+        chunk: how many are drawn at once, which bounds memory.
+    """
+    random = torch.Generator().manual_seed(seed)
+    places = places or generator.components[1]
+    return Pool.joined(
+        [_drawn(generator, min(chunk, clusters - begin), places, random) for begin in range(0, clusters, chunk)]
+    )
+
+
+def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -> Pool:
+    structure = generator.structure
+
+    def uniform(*size: int) -> torch.Tensor:
+        return torch.rand(size, generator=random)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=random)
+
+    # ---- what can be seen
+    fewest, most = generator.components
+    sizes = torch.randint(fewest, most + 1, (n,), generator=random)
+    inside = torch.arange(places) < sizes[:, None]
+    role = _roles(n, places, inside, random)
+    forms = torch.tensor([FAMILIES.index(form) for form in generator.families])
+    graph = graphs.drawn(sizes, forms[torch.randint(len(forms), (n,), generator=random)], places, random)
+    replicas = _REPLICAS[torch.multinomial(_REPLICAS_ODDS.expand(n, -1), places, replacement=True, generator=random)]
+    replicas = torch.where(role == ALL_ROLES.index("gateway"), replicas.clamp(max=3), replicas)
+    needed_by = graphs.closure(graph).transpose(1, 2)  # row: a component, column: who needs it
+    roots = inside & ~graph.any(1)
+    others = (sizes - 1).clamp(min=1)[:, None].float()
+    dependents_share = needed_by.float().sum(-1) / others
+    has_gpu = (role == ALL_ROLES.index("trainer")) & (uniform(n, places) < _HAVE_A_GPU)
+
+    # ---- what is hidden
+    team = torch.randint(max(2, places // 4), (n, places), generator=random)
+    team_quality = normal(n, int(team.max()) + 1).gather(1, team)
+    shared = torch.zeros(())
+    if structure.shared_causes:
+        template = normal(n, len(ALL_ROLES), len(PROTECTIONS)).gather(
+            1, role[..., None].expand(-1, -1, len(PROTECTIONS))
+        )
+        shared = 1.0 * team_quality[..., None] + 1.2 * template
+    chronic = 0.15 * torch.tanh(team_quality + normal(n, places))
+    commonness = torch.tensor([protection.commonness for protection in PROTECTIONS])
+    odds = (
+        commonness
+        + generator.prevalence
+        + shared
+        + 0.5 * normal(n, places, len(PROTECTIONS))
+        + 3.0 * chronic[..., None]
+    )
+    odds = odds - (0.8 * (replicas > 1) + 0.7 * dependents_share)[..., None]
+    absent = (uniform(n, places, len(PROTECTIONS)) < odds.sigmoid()) & _may_be_absent(generator)
+    fallback = ~absent[..., SHIELD]
+    reach = graphs.exposure(graph, roots, fallback)
+
+    # ---- what comes of it
+    needs = need(KINDS).permute(1, 2, 0)[role]  # (n, C, K, protections)
+    lacking = needs & absent[:, :, None, :]
+    first = torch.where(lacking.any(-1), lacking.float().argmax(-1), needs.float().argmax(-1))
+    shielded = torch.tensor([protection.shielded for protection in PROTECTIONS])[first]
+    strength = _strengths()[:, replicas].permute(1, 2, 0, 3)  # (n, C, K, L)
+    arriving = strength * torch.where(shielded, reach[..., None], torch.ones(()))[..., None]
+    bears = torch.exp(
+        uniform(n, places, len(KINDS)) * torch.log(torch.tensor(1.0 / 0.03)) + torch.log(torch.tensor(0.03))
+    )
+    closeness = arriving / bears[..., None]
+    shows = lacking.any(-1)[..., None] & (closeness >= 1.0)
+    gain = torch.exp(0.5 * normal(n, places))[..., None, None]
+    anomaly = 1.0 - 1.0 / (1.0 + gain * closeness.clamp(min=1.0).sqrt())
+    exposed = torch.where((needed_by & roots[:, None, :]).any(-1) | roots, 1.0, dependents_share.clamp(max=1.0))
+    effect = 0.3 + 0.4 * strength
+    if structure.probes:
+        effect = effect + 0.3 * lacking.any(-1)[..., None] * closeness.clamp(max=1.0)
+    trigger = [KINDS.index(kind.trigger) if kind.trigger else index for index, kind in enumerate(CATALOGUE.values())]
+    latent = torch.tensor([kind.trigger is not None for kind in CATALOGUE.values()])
+    durations = torch.tensor([kind.duration_s for kind in CATALOGUE.values()])
+    cost = ((durations + _SETTLED_S + _POST_S) / 60.0)[None, None, :, None].expand_as(shows)
+    if not structure.costs:
+        cost = torch.ones(()).expand_as(shows)
+    number = (role[..., None] * len(KINDS) + torch.arange(len(KINDS))) * len(PROTECTIONS) + first
+    can_need = graph.any(-1)[..., None] & (uniform(n, places, len(KINDS)) < _NEED_OF_A_DEPENDENCY)
+    flips = needs.any(-1) & (uniform(n, places, len(KINDS)) < _FLIPPING)
+
+    def per_arm(values: torch.Tensor) -> torch.Tensor:
+        return values[..., None].expand_as(shows).float() if values.dim() == 3 else values.expand_as(shows).float()
+
+    truth = torch.stack(
+        [
+            shows.float(),
+            anomaly,
+            anomaly * (0.5 + 0.5 * exposed[..., None, None]),
+            effect.clamp(0.0, 1.0),
+            per_arm(cost),
+            per_arm(number),
+            per_arm(can_need & torch.tensor(structure.compound)),
+            per_arm(flips & torch.tensor(structure.drift)),
+            (latent[:, None] & shows[:, :, trigger, :1]).expand_as(shows).float(),
+        ],
+        dim=-1,
+    )
+    components = _features(role, inside, replicas, graph, dependents_share, others, chronic)
+    noise = generator.noise if structure.noise else 0.0
+    ones = torch.ones((n, places))
+    shuffle = uniform(n, places).argsort(1)
+    rows = torch.arange(n)[:, None]
+    available = _available(role, replicas, graph, has_gpu) & inside[..., None, None]
+    return Pool(
+        components=components[rows, shuffle],
+        graph=graph[rows, shuffle].gather(2, shuffle[:, None, :].expand(-1, places, -1)).float(),
+        available=available[rows, shuffle].flatten(1),
+        truth=truth[rows, shuffle].flatten(1, 3),
+        recover_min=(0.25 * torch.exp(0.5 * normal(n, places)) if structure.costs else 0.0 * ones),
+        cooldown_min=(2.0 * uniform(n, places) if structure.costs else 0.0 * ones),
+        false_alarms=(0.3 * noise * uniform(n)).clamp(max=0.9),
+        misses=(0.3 * noise * uniform(n)).clamp(max=0.9),
+        invalid=(0.08 * noise * uniform(n)).clamp(max=0.9),
+        drift_at_min=5.0 + 55.0 * uniform(n) if structure.drift else torch.full((n,), torch.inf),
+    )
+
+
+def _roles(n: int, places: int, inside: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Draws roles, at least a gateway and a model server, in layers; shape (N, C), indices into `ALL_ROLES`."""
+    odds = torch.tensor([_ROLE_ODDS.get(role, 1.5) for role in ALL_ROLES])
+    role = torch.multinomial(odds.expand(n, -1), places, replacement=True, generator=random)
+    role[:, 0], role[:, 1] = ALL_ROLES.index("gateway"), ALL_ROLES.index("model-server")
+    layer = torch.tensor([_LAYERS.index(name) for name in ALL_ROLES])[role]
+    layer = torch.where(inside, layer, len(_LAYERS))
+    return role.gather(1, layer.argsort(dim=1, stable=True))
+
+
+def _may_be_absent(generator: Generator) -> torch.Tensor:
+    names = [protection.name for protection in PROTECTIONS]
+    return torch.tensor(
+        [name not in generator.without and (not generator.only or name in generator.only) for name in names]
+    )
+
+
+def _strengths() -> torch.Tensor:
+    """Returns how strong each level of a kind is against its strongest, by number of replicas, shape (K, 1 + R, L)."""
+    return torch.tensor(
+        [[[_strength(kind, level, max(1, total)) for level in LEVELS] for total in range(int(_REPLICAS.max()) + 1)]
+         for kind in CATALOGUE.values()]
+    )  # fmt: skip
+
+
+def _strength(kind: FaultKind, level: float, total: int) -> float:
+    if kind.scope == "instance" and kind.trigger is None:
+        return instances_hit(kind, level, total) / total
+    amount, most = kind.amount(level), kind.amount(1.0)
+    if kind.amount(LEVELS[0]) <= most:
+        return amount / most
+    return most / amount if most > 0.0 else 1.0 - amount / kind.amount(0.0)
+
+
+def _available(role: torch.Tensor, replicas: torch.Tensor, graph: torch.Tensor, has_gpu: torch.Tensor) -> torch.Tensor:
+    """Returns which arms exist, differ from a milder one and are within the usual limits, shape (N, C, K, L), bool."""
+    capable = torch.ones((*role.shape, len(KINDS)), dtype=torch.bool)
+    for index, kind in enumerate(CATALOGUE.values()):
+        if kind.capability == "Network":
+            capable[..., index] = graph.any(1)
+        elif kind.capability in _CAPABILITIES:
+            roles = [ALL_ROLES.index(name) for name in _CAPABILITIES[kind.capability]]
+            capable[..., index] = torch.isin(role, torch.tensor(roles))
+        if kind.capability == "Gpus":
+            capable[..., index] &= has_gpu
+    levels = torch.tensor(
+        [[_levels(kind, max(1, total)) for total in range(int(_REPLICAS.max()) + 1)] for kind in CATALOGUE.values()]
+    )
+    return capable[..., None] & levels[:, replicas].permute(1, 2, 0, 3)
+
+
+def _levels(kind: FaultKind, total: int) -> list[bool]:
+    if kind.scope == "component" or kind.trigger is not None:
+        strengths = [kind.amount(level) for level in LEVELS]
+        return [strength not in strengths[:index] for index, strength in enumerate(strengths)]
+    hits = [instances_hit(kind, level, total) for level in LEVELS]
+    most = max(_LIMITS.max_instances, _LIMITS.max_share * total)
+    return [hit not in hits[:index] and hit <= most for index, hit in enumerate(hits)]
+
+
+def _features(
+    role: torch.Tensor,
+    inside: torch.Tensor,
+    replicas: torch.Tensor,
+    graph: torch.Tensor,
+    dependents_share: torch.Tensor,
+    others: torch.Tensor,
+    chronic: torch.Tensor,
+) -> torch.Tensor:
+    """Returns what `encoding` would say of these components, all zero where there is none."""
+    roles = torch.nn.functional.one_hot(role, len(ROLES) + 1).float()
+    rest = {
+        "replicas_log2": replicas.float().log2() / 6.0,
+        "redundant": (replicas > 1).float(),
+        "dependents_share": dependents_share.clamp(max=1.0),
+        "dependencies_share": graph.float().sum(-1) / others,
+        "ready_share": torch.ones(role.shape),
+        "quarantined": torch.zeros(role.shape),
+        "present_z": chronic,
+    }
+    columns = [rest[name] for name in COMPONENT_FEATURES[len(ROLES) + 1 :]]
+    return torch.cat([roles, torch.stack(columns, dim=-1)], dim=-1) * inside[..., None]

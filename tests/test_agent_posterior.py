@@ -1,0 +1,292 @@
+"""The learned policy: learns from the simulator, is the same whatever a cluster's size and order, is read safely."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from actuators.errors import BadInput
+from agent.build.parts import policy_named
+from agent.build.simulated import chaos_env
+from agent.learning.arena import compared, greedily, knowing, randomly, tallied
+from agent.learning.arms import ARM_INPUTS, Surroundings
+from agent.learning.policy_file import read, store
+from agent.learning.posterior import ArmNetwork, PosteriorPolicy, best_bets, odds_of
+from agent.learning.train import Lessons, taught
+from agent.learning.worth import worth_per_minute
+from agent.settings import PACKAGED
+from envs import encoding
+from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
+from envs.simulator.pool import pool_of
+from envs.simulator.structure import Generator
+from tests.test_agent_cli import backburn, refused
+
+SMALL = Generator((6, 10))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return pool_of(SMALL, 512, seed=1)
+
+
+@pytest.fixture(scope="module")
+def network(pool):
+    return taught(pool, Lessons(steps=150, batch=128, seed=0)).eval()
+
+
+@pytest.fixture
+def campaigns(pool):
+    played, random = Campaigns(pool, 32, seed=2), randomly(0)
+    for _ in range(6):
+        played.step(random(played))
+    return played
+
+
+# ---- what it learns -------------------------------------------------------------------------------------------------
+
+
+def test_after_minutes_of_lessons_it_beats_chance_on_clusters_it_has_never_seen(network):
+    unseen = pool_of(SMALL, 96, seed=77)
+    tallies = {
+        name: tallied(choose, unseen, budget_min=15.0, seed=3)
+        for name, choose in {"random": randomly(1), "posterior": greedily(network), "oracle": knowing}.items()
+    }
+    figures = compared(tallies)
+    assert figures["posterior"]["low"] > 0.15, figures
+    assert (figures["random"]["auc"], figures["oracle"]["auc"]) == (0.0, 1.0)
+
+
+def test_its_odds_are_odds(network, campaigns):
+    """Of all arms that it holds to be weak with a probability of one in ten, about one in ten is, and so on."""
+    allowed = campaigns.masks()[:, :-1]
+    with torch.no_grad():
+        odds = odds_of(network, encoding.seen(campaigns.state), allowed)[allowed]
+    weak = campaigns.weak()[allowed].float()
+    for low, high in ((0.0, 0.15), (0.15, 0.4), (0.4, 1.0)):
+        within = (odds >= low) & (odds < high)
+        if int(within.sum()) > 200:
+            assert float(weak[within].mean()) == pytest.approx(float(odds[within].mean()), abs=0.12)
+
+
+def test_lessons_are_the_same_for_the_same_seed(pool):
+    def weights(seed):
+        return taught(pool, Lessons(steps=5, batch=16, seed=seed)).state_dict()["layers.0.weight"]
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+# ---- what it looks at -----------------------------------------------------------------------------------------------
+
+
+def shuffled(seen, order):
+    return {
+        "components": seen["components"][:, order],
+        "graph": seen["graph"][:, order][:, :, order],
+        "arms": seen["arms"][:, order],
+        "budget": seen["budget"],
+    }
+
+
+def test_the_order_of_components_does_not_matter(network, campaigns):
+    seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
+    order = torch.randperm(seen["components"].shape[1], generator=torch.Generator().manual_seed(0))
+    per_component = (len(allowed), -1, ARMS_OF_ONE)
+    there = odds_of(network, shuffled(seen, order), allowed.view(per_component)[:, order].flatten(1))
+    here = odds_of(network, seen, allowed).view(per_component)[:, order].flatten(1)
+    assert torch.allclose(there, here, atol=1e-5)
+
+
+def test_padding_does_not_matter(network):
+    """The same clusters in ten places and in sixteen."""
+    few = pool_of(SMALL, 8, seed=4)
+    more = {
+        name: torch.cat([values, torch.zeros((8, 6, *values.shape[2:]))], dim=1) if name != "graph" else values
+        for name, values in (("components", few.components), ("graph", few.graph))
+    }
+    more["graph"] = torch.nn.functional.pad(few.graph, (0, 6, 0, 6))
+    wide = replace(
+        few,
+        components=more["components"],
+        graph=more["graph"],
+        available=torch.nn.functional.pad(few.available, (0, 6 * ARMS_OF_ONE)),
+        truth=torch.nn.functional.pad(few.truth, (0, 0, 0, 6 * ARMS_OF_ONE)),
+        recover_min=torch.nn.functional.pad(few.recover_min, (0, 6)),
+        cooldown_min=torch.nn.functional.pad(few.cooldown_min, (0, 6)),
+    )
+    odds = []
+    for pool in (few, wide):
+        campaigns = Campaigns(pool, 8, clusters=torch.arange(8))
+        seen = encoding.seen(campaigns.state)
+        # The chance part of what is seen at first is drawn per place.
+        seen["components"] = pool.components
+        odds.append(odds_of(network, seen, campaigns.masks()[:, :-1]))
+    assert torch.allclose(odds[1][:, : odds[0].shape[1]], odds[0], atol=1e-5)
+    assert not odds[1][:, odds[0].shape[1] :].any()
+
+
+def test_every_input_has_a_name(campaigns):
+    rows, arms = campaigns.masks()[:, :-1].nonzero(as_tuple=True)
+    inputs = Surroundings(encoding.seen(campaigns.state)).inputs(rows, arms)
+    assert inputs.shape == (len(rows), len(ARM_INPUTS))
+    assert torch.isfinite(inputs).all()
+    assert inputs.abs().max() <= 64.0
+
+
+def test_what_is_confirmed_is_worth_nothing_more(campaigns):
+    seen = encoding.seen(campaigns.state)
+    seen["arms"][0, 0, 0, 0, encoding.OBSERVED_ARM.index("confirmed")] = 1.0
+    worth = worth_per_minute(seen, torch.full(seen["arms"].shape[:4], 0.5))
+    assert worth[0, 0, 0, 0] == 0.0
+    assert (worth[0, 0, 0, 1] < 0.1 * worth[0, 0, 1, 1]).all(), "and another level of it next to nothing"
+
+
+# ---- how it chooses -------------------------------------------------------------------------------------------------
+
+
+def test_on_one_cluster_it_chooses_what_it_would_choose_among_many(network, campaigns):
+    seen, masks = encoding.seen(campaigns.state), campaigns.masks()
+    together = best_bets(network, seen, masks)
+    policy = PosteriorPolicy(network)
+    for row in range(8):
+        observation = {name: values[row].numpy() for name, values in seen.items()}
+        assert policy.choose(observation, masks[row].numpy()) == int(together[row])
+
+
+def test_it_never_chooses_what_is_masked_and_stops_when_all_is(network):
+    env = chaos_env()
+    observation, _ = env.reset(seed=0)
+    policy, random = PosteriorPolicy(network), np.random.default_rng(0)
+    for _ in range(50):
+        mask = env.action_masks() & (random.random(env.code.stop + 1) < 0.05)
+        mask[env.code.stop] = True
+        assert mask[policy.choose(observation, mask)]
+    mask[:-1] = False
+    assert policy.choose(observation, mask) == env.code.stop
+    env.close()
+
+
+def test_an_observation_without_numbers_is_one_clear_error(network):
+    env = chaos_env()
+    observation, _ = env.reset(seed=0)
+    mask = env.action_masks()
+    env.close()
+    observation["arms"][0, 0, 0, 0] = np.nan
+    with pytest.raises(BadInput, match="observation 'arms' holds values that are no numbers"):
+        PosteriorPolicy(network).choose(observation, mask)
+
+
+def test_choosing_learns_nothing(network, campaigns):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    policy, seen = PosteriorPolicy(network), encoding.seen(campaigns.state)
+    for row in range(8):
+        policy.choose({name: values[row].numpy() for name, values in seen.items()}, campaigns.masks()[row].numpy())
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+# ---- its file -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_read(network, tmp_path, campaigns):
+    store(network, tmp_path / "it.safetensors", {"device": "a test"})
+    seen, masks = encoding.seen(campaigns.state), campaigns.masks()
+    assert torch.equal(best_bets(read(tmp_path / "it.safetensors"), seen, masks), best_bets(network, seen, masks))
+    assert policy_named(str(tmp_path / "it.safetensors"), np.random.default_rng(0))
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def tampered(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def described_as(**changes):
+    def change(path):
+        beside = path.with_suffix(".json")
+        beside.write_text(json.dumps(json.loads(beside.read_text()) | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("harm", "complaint"),
+    [
+        (cut_off, "changed or cut off"),
+        (tampered, "changed or cut off"),
+        (described_as(encoding=1), "of encoding version 1; allowed are version"),
+        (described_as(format=99), "of format version 99"),
+        (described_as(inputs=["luck"]), "has other inputs"),
+        (described_as(hidden=-3), "names -3 as its width"),
+        (described_as(hidden=32), "does not hold this network"),
+        (lambda path: path.with_suffix(".json").unlink(), "no it.json beside it"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "is not JSON"),
+        (lambda path: path.with_suffix(".json").write_text("[]"), "is no JSON object"),
+        (lambda path: path.unlink(), "cannot be read"),
+    ],
+)
+def test_a_damaged_policy_is_one_clear_error(tmp_path, harm, complaint):
+    path = tmp_path / "it.safetensors"
+    store(ArmNetwork(), path, {})
+    harm(path)
+    with pytest.raises(BadInput, match=complaint) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_policy_of_no_numbers_is_one_clear_error(tmp_path):
+    network = ArmNetwork()
+    with torch.no_grad():
+        network.layers[0].weight[0, 0] = torch.nan
+    store(network, tmp_path / "it.safetensors", {})
+    with pytest.raises(BadInput, match="weights that are no numbers"):
+        read(tmp_path / "it.safetensors")
+
+
+def test_the_shipped_policy_is_one_and_says_how_it_came_about():
+    path = PACKAGED / "policies" / "posterior.safetensors"
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert read(path).hidden == described["hidden"]
+    assert described["training"]["experiments"] > 1e5
+    figures = described["training"]["held_out"]["figures"]
+    assert figures["posterior"]["low"] > figures["thompson"]["high"]
+
+
+# ---- its command ----------------------------------------------------------------------------------------------------
+
+
+def test_training_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.learning.school._CLUSTERS", 64)
+    monkeypatch.setattr("agent.learning.school._HELD_OUT", 8)
+    from agent.learning import school
+
+    out = tmp_path / "it.safetensors"
+    school.train(Lessons(steps=3, batch=8), SMALL, out, Console(quiet=True), device="cpu", threads=1)
+    record = json.loads(out.with_suffix(".json").read_text())["training"]
+    assert set(record["held_out"]["figures"]) == {"random", "round_robin", "thompson", "static", "posterior", "oracle"}
+    assert read(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "it.zip"], "has to end in .safetensors"),
+        (["--out", "taken.safetensors"], "exists already"),
+        (["--out", "it.safetensors", "--components", "2", "4"], "allowed is a range within 6 to 96"),
+        (["--out", "it.safetensors", "--seed", "1000003"], "allowed is 0 to 1000002"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.safetensors").touch()
+    refused(backburn("train", *arguments), 2, said)
+    assert not (tmp_path / "it.safetensors").exists()

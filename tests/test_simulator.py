@@ -1,0 +1,451 @@
+"""The simulator: what it draws is plausible, what it shows is what a real cluster would show, and nothing leaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.env_checker import check_env as sb3_check
+
+import agent.environments  # noqa: F401 (registers)
+from actuators.catalogue import CATALOGUE, LEVELS
+from actuators.errors import BadInput
+from actuators.fault import Fault, Target
+from envs import encoding
+from envs.confirmation import Cell, Confirmations
+from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM
+from envs.history import HISTORY_FEATURES, Shown, Told, after, never_tried
+from envs.scoring import Evidence, Verdict
+from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
+from envs.simulator.gym_env import SimulatedChaosEnv, SimulatedChaosVectorEnv
+from envs.simulator.pool import KINDS, TRUTH, pool_of
+from envs.simulator.protections import ALL_ROLES
+from envs.simulator.structure import FAMILIES, Generator, Structure
+from safety.guards import judge
+from safety.limits import OPT_IN_LABEL, Limits
+from safety.vitals import ComponentVitals, Identity, Vitals
+
+SMALL = Generator((6, 16))
+NONE = replace(SMALL, structure=Structure.none())
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return pool_of(SMALL, 256, seed=1)
+
+
+def truth(pool, name):
+    return pool.truth[..., TRUTH.index(name)]
+
+
+def random_actions(campaigns, random, *, masked=True):
+    masks = campaigns.masks()[:, :-1]
+    odds = masks.float() if masked else torch.ones_like(masks, dtype=torch.float32)
+    return torch.multinomial(odds, 1, generator=random).squeeze(1)
+
+
+def feature(pool, name):
+    return pool.components[..., COMPONENT_FEATURES.index(name)]
+
+
+def inside(pool):
+    return feature(pool, "ready_share") > 0
+
+
+# ---- what is drawn --------------------------------------------------------------------------------------------------
+
+
+def test_neither_trivial_nor_hopeless():
+    """The share of permitted experiments that would show something: what choosing at random hits."""
+    drawn = pool_of(Generator(), 512, seed=2)
+    rate = float((drawn.shows.sum(1) / drawn.available.sum(1)).mean())
+    assert 0.12 <= rate <= 0.20, rate
+
+
+@pytest.mark.parametrize("form", FAMILIES)
+def test_every_form_of_graph_is_acyclic_and_serves_somebody(form):
+    drawn = pool_of(replace(SMALL, families=(form,)), 64, seed=3)
+    graph = drawn.graph
+    power = graph
+    for _ in range(drawn.places):
+        power = (power @ graph).clamp(max=1.0)
+    assert not power.any(), "there is a cycle"
+    alone = (graph.sum(1) == 0) & inside(drawn)
+    assert (alone.sum(1) == 1).all(), "all but the entry have somebody who depends on them"
+    assert not graph[~inside(drawn)].any()
+
+
+def test_forms_differ():
+    shares = {
+        form: float(pool_of(replace(SMALL, families=(form,)), 64, seed=3).graph.sum((1, 2)).mean()) for form in FAMILIES
+    }
+    assert shares["tree"] < shares["star"] < min(shares["layered"], shares["random"], shares["mesh"]), shares
+
+
+def test_padding_is_empty(pool):
+    nobody = ~inside(pool)
+    assert nobody.any()
+    assert not pool.components[nobody].any()
+    assert not pool.available.view(len(pool), pool.places, -1)[nobody].any()
+
+
+def test_redundancy_can_be_seen_to_help(pool):
+    weak = pool.shows.view(len(pool), pool.places, len(KINDS), len(LEVELS))[:, :, KINDS.index("pod.kill")].any(-1)
+    redundant = feature(pool, "redundant") > 0
+    rates = [float(weak[inside(pool) & which].float().mean()) for which in (redundant, ~redundant)]
+    assert rates[0] < 0.7 * rates[1], rates
+
+
+def test_shared_causes_make_components_of_a_role_alike():
+    """How much more often the second model server lacks what the first one lacks, with shared causes and without."""
+    ratios = []
+    for shared in (True, False):
+        drawn = pool_of(replace(SMALL, structure=replace(Structure.none(), shared_causes=shared)), 1024, seed=4)
+        server = feature(drawn, "role_model-server") > 0
+        kind = KINDS.index("model.bad_canary")
+        lacks = drawn.shows.view(len(drawn), drawn.places, len(KINDS), len(LEVELS))[:, :, kind].any(-1)
+        pairs = []
+        for index in (server.sum(1) >= 2).nonzero().squeeze(1).tolist():
+            pairs.append(lacks[index][server[index]][:2].tolist())
+        first, second = np.array(pairs).T
+        ratios.append(second[first].mean() - second[~first].mean())
+    assert ratios[0] > ratios[1] + 0.1, ratios
+
+
+@pytest.mark.parametrize("name", ["restart", "canary_gate"])
+def test_a_protection_that_is_held_out_is_never_absent(name):
+    whole, without = (
+        pool_of(generator, 128, seed=5) for generator in (SMALL, replace(SMALL, without=frozenset({name})))
+    )
+    kind = KINDS.index({"restart": "gpu.memory_pressure", "canary_gate": "model.bad_canary"}[name])
+    shown = [p.shows.view(len(p), p.places, len(KINDS), len(LEVELS))[:, :, kind].any() for p in (whole, without)]
+    assert [bool(s) for s in shown] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"components": (3, 8)}, "components"),
+        ({"components": (12, 8)}, "components"),
+        ({"components": (6, 1000)}, "components"),
+        ({"families": ("ring",)}, "families"),
+        ({"families": ()}, "families"),
+        ({"without": frozenset({"luck"})}, "without"),
+        ({"only": frozenset({"restart"}), "without": frozenset({"restart"})}, "without"),
+        ({"prevalence": float("nan")}, "prevalence"),
+        ({"noise": -1.0}, "noise"),
+    ],
+)
+def test_an_impossible_generator_is_one_clear_error(given, complaint):
+    with pytest.raises(BadInput) as error:
+        Generator(**given)
+    assert str(error.value).startswith(complaint)
+    assert "\n" not in str(error.value)
+
+
+# ---- what is allowed ------------------------------------------------------------------------------------------------
+
+LIMITS = Limits(
+    environment="staging",
+    cluster_id="it",
+    max_instances=1,
+    max_share=0.25,
+    whole_component=ALL_ROLES,
+    irreversible=tuple(CATALOGUE),
+)
+
+
+def test_the_mask_is_what_the_guards_would_say(pool):
+    """On 100,000 arms of random clusters: whatever exists and differs from a milder level."""
+    random = np.random.default_rng(0)
+    replicas = torch.exp2(6.0 * feature(pool, "replicas_log2")).round().long()
+    checked = 0
+    verdicts: dict[tuple[str, str, float, int], bool] = {}
+    for index in range(len(pool)):
+        arms = random.choice(pool.places * ARMS_OF_ONE, 400, replace=False)
+        for arm in arms.tolist():
+            component, rest = divmod(arm, ARMS_OF_ONE)
+            kind, level = KINDS[rest // len(LEVELS)], LEVELS[rest % len(LEVELS)]
+            if not inside(pool)[index, component]:
+                assert not pool.available[index, arm]
+                continue
+            of_kind = pool.available[index].view(pool.places, len(KINDS), len(LEVELS))[component, rest // len(LEVELS)]
+            total = int(replicas[index, component])
+            key = (kind, "it", level, total)
+            if key not in verdicts:
+                verdicts[key] = permitted(kind, level, total)
+            if pool.available[index, arm]:
+                assert verdicts[key], key
+            elif of_kind.any():
+                # Offered in another strength: this one is forbidden, or does no more than a milder one.
+                milder = [LEVELS.index(other) for other in LEVELS if other < level]
+                assert not verdicts[key] or any(of_kind[m] for m in milder), key
+            checked += 1
+    assert checked >= 60_000
+
+
+def permitted(kind: str, level: float, total: int) -> bool:
+    vitals = Vitals(
+        identity=Identity("it", "staging"),
+        service_levels={},
+        age_s=0.0,
+        components={"gateway": ComponentVitals(total=total, ready=total, labels={OPT_IN_LABEL: "true"})},
+        open_faults=(),
+        quarantined=frozenset(),
+        unsteady=(),
+        firing_alerts=(),
+    )
+    fault = Fault(kind, Target("gateway"), level, CATALOGUE[kind].duration_s)
+    return judge(fault, vitals, LIMITS) is None
+
+
+def test_no_sampled_action_is_masked_and_no_masked_one_touches_anything(pool):
+    """A million sampled ones, and some thousand forbidden ones."""
+    random = torch.Generator().manual_seed(0)
+    for seed in range(4):
+        campaigns = Campaigns(pool, 4096, seed=seed, restarts=False)
+        drawn = torch.multinomial(campaigns.masks()[:, :-1].float(), 62, replacement=True, generator=random)
+        assert not any(campaigns.step(actions).refused.any() for actions in drawn.T)
+    before = campaigns.state.history.clone()
+    spent = campaigns.spent_min.clone()
+    forbidden = torch.multinomial((~campaigns.masks()[:, :-1]).float(), 1, generator=random).squeeze(1)
+    step = campaigns.step(forbidden)
+    assert step.refused.all()
+    assert not step.reward.any()
+    assert torch.equal(campaigns.state.history, before)
+    assert torch.equal(campaigns.spent_min, spent)
+
+
+# ---- what is shown --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(list(Verdict)), st.floats(0, 1), st.floats(0, 1), st.integers(1, 81), st.floats(0.1, 20.0)
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_confirmed_in_the_history_is_confirmed_in_the_campaign(experiments):
+    """The two who say when a weakness is shown: tensors for thousands, and the record of one campaign."""
+    confirmations, rows, now_h = Confirmations(), never_tried(1), torch.zeros(1)
+    fault = Fault("pod.kill", Target("gateway"), 0.25, 9.0)
+    for verdict, effect, anomaly, beaten_by, cost in experiments:
+        p = beaten_by / 81
+        e = 0.5 / p**0.5
+        e = e if verdict in {Verdict.WEAKNESS, Verdict.INCONCLUSIVE} else min(1.0, e)
+        if verdict in {Verdict.INVALID, Verdict.TOOL_ERROR}:
+            e = 1.0
+        evidence = Evidence(verdict, effect=effect, anomaly_score=anomaly, p=p, e_value=e, cost_min=cost)
+        mechanism = "unavailable" if verdict is Verdict.WEAKNESS else None
+        confirmations.add(fault, "gateway", evidence, mechanism)
+        now_h = now_h + cost / 60.0
+        rows = after(rows, Shown.of(evidence), now_h)
+    seen = dict(zip(HISTORY_FEATURES, rows[0].tolist(), strict=True))
+    replicates = confirmations.cells.get(Cell.of(fault))
+    assert seen["tried"] == min(1.0, len(experiments) / 8)
+    if replicates is not None and abs(np.log(replicates.e_product) - np.log(20.0)) > 1e-3:
+        bounded = -2.0 < seen["evidence"] < 2.0
+        if bounded and len(experiments) <= 8:
+            running = np.cumsum([np.log(e.e_value) / np.log(20.0) for e in replicates.evidence])
+            if (np.abs(running) < 2.0).all():
+                assert bool(seen["confirmed"]) == replicates.confirmed
+
+
+def test_p_values_lie_on_the_grid_and_are_small_where_something_breaks(pool):
+    campaigns = Campaigns(pool, 2048, seed=1)
+    random = torch.Generator().manual_seed(1)
+    steps = [campaigns.step(random_actions(campaigns, random)) for _ in range(20)]
+    p = torch.cat([step.p for step in steps])
+    told = torch.cat([step.shown.told for step in steps])
+    assert torch.allclose((p * 81).round(), p * 81, atol=1e-3)
+    assert p.min() >= 1 / 81 - 1e-6
+    weak = torch.cat([step.weak for step in steps])
+    assert p[told == Told.WEAKNESS].max() <= 0.05
+    calm = p[~weak]
+    assert abs(float((calm <= 0.05).float().mean()) - 4 / 81) < 0.01, "the null is uniform on the grid"
+    assert float((told[weak] == Told.WEAKNESS).float().mean()) > 0.5
+
+
+def test_without_noise_the_truth_is_what_is_shown():
+    campaigns = Campaigns(pool_of(NONE, 64, seed=6), 512, seed=2)
+    random = torch.Generator().manual_seed(2)
+    for _ in range(10):
+        weak = campaigns.weak()
+        actions = random_actions(campaigns, random)
+        told = campaigns.step(actions).shown.told
+        truly = weak.gather(1, actions[:, None]).squeeze(1)
+        assert not (told[~truly] == Told.WEAKNESS).any()
+        # What remains is a latent fault whose trigger alone breaks a promise.
+        assert set(told[truly].tolist()) <= {Told.WEAKNESS, Told.UNDECIDED}
+
+
+def test_a_weakness_pays_once_and_stopping_ends():
+    drawn = pool_of(NONE, 16, seed=7)
+    campaigns = Campaigns(drawn, 16, seed=3, clusters=torch.arange(16), budget_min=(1e3, 1e3))
+    eligible = drawn.shows & (truth(drawn, "trigger_shows") == 0)
+    arm = eligible.float().argmax(1)
+    assert eligible.gather(1, arm[:, None]).all()
+    rewards = torch.stack([campaigns.step(arm).reward for _ in range(5)])
+    assert ((rewards > 0).sum(0) == 1).all(), "paid in one step, after replicates, and never again"
+    step = campaigns.step(torch.full((16,), campaigns.stop))
+    assert step.over.all()
+    assert not step.reward.any()
+    assert not campaigns.spent_min.any(), "and the next campaign has begun"
+
+
+def test_a_component_that_was_hit_makes_the_next_experiment_on_it_wait():
+    drawn = pool_of(replace(NONE, structure=replace(Structure.none(), costs=True)), 32, seed=8)
+    campaigns = Campaigns(drawn, 32, seed=4, clusters=torch.arange(32), budget_min=(1e3, 1e3))
+    arm = drawn.available.float().argmax(1)
+    first, second = (campaigns.step(arm).shown.cost_min for _ in range(2))
+    assert (second >= first).all()
+    assert float((second - first).mean()) > 0.3
+
+
+def test_a_compound_weakness_shows_only_shortly_after_a_dependency_was_hit():
+    generator = replace(NONE, structure=replace(Structure.none(), compound=True))
+    drawn = pool_of(generator, 256, seed=9)
+    compound = drawn.shows & (truth(drawn, "needs_dependency") > 0) & (truth(drawn, "trigger_shows") == 0)
+    clusters = compound.any(1).nonzero().squeeze(1)
+    arm = compound[clusters].float().argmax(1)
+    dependency = drawn.graph[clusters, arm // ARMS_OF_ONE].argmax(1)
+    offered = drawn.available[clusters].view(len(clusters), drawn.places, ARMS_OF_ONE)
+    at_dependency = dependency * ARMS_OF_ONE + offered[torch.arange(len(clusters)), dependency].float().argmax(1)
+    campaigns = Campaigns(drawn, len(clusters), clusters=clusters, budget_min=(1e3, 1e3))
+    assert not (campaigns.step(arm).shown.told == Told.WEAKNESS).any()
+    campaigns.step(at_dependency)
+    assert (campaigns.step(arm).shown.told == Told.WEAKNESS).all()
+
+
+def test_drift_makes_and_mends():
+    drawn = pool_of(replace(NONE, structure=replace(Structure.none(), drift=True)), 32, seed=10)
+    campaigns = Campaigns(drawn, 32, clusters=torch.arange(32), budget_min=(1e3, 1e3))
+    before = campaigns.weak()
+    campaigns.spent_min += 100.0
+    changed = before != campaigns.weak()
+    assert changed.any()
+    assert (truth(drawn, "flips").bool() & drawn.available)[changed].all()
+
+
+def test_the_same_seed_makes_the_same_campaigns(pool):
+    def rewards(seed):
+        campaigns, random = Campaigns(pool, 64, seed=seed), torch.Generator().manual_seed(0)
+        return torch.stack([campaigns.step(random_actions(campaigns, random)).reward for _ in range(12)])
+
+    assert torch.equal(rewards(0), rewards(0))
+    assert not torch.equal(rewards(0), rewards(1))
+
+
+# ---- what is seen ---------------------------------------------------------------------------------------------------
+
+
+def test_no_feature_is_constant_and_a_linear_probe_beats_chance(pool):
+    """On what is observed before anything was tried, and after: features that say nothing teach to do nothing."""
+    campaigns, random = Campaigns(pool, 512, seed=5, restarts=False), torch.Generator().manual_seed(3)
+    for _ in range(12):
+        campaigns.step(random_actions(campaigns, random))
+    seen = encoding.seen(campaigns.state)
+    real = seen["components"][seen["components"][..., COMPONENT_FEATURES.index("role_gateway") :].any(-1)]
+    constant = [name for name, column in zip(COMPONENT_FEATURES, real.T, strict=True) if column.std() == 0]
+    assert constant == ["quarantined"], "nobody is quarantined in a simulation"
+    offered = campaigns.masks()[:, :-1]
+    arms = seen["arms"].flatten(1, 3)[offered]
+    families = {"family_api", "family_llm"}
+    constant = [n for n, column in zip(OBSERVED_ARM, arms.T, strict=True) if column.std() == 0 and n not in families]
+    assert constant == []
+    owner = torch.arange(offered.shape[1]) // ARMS_OF_ONE
+    x = torch.cat([arms, seen["components"][:, owner][offered], torch.ones(len(arms), 1)], dim=1).double()
+    y = campaigns.weak()[offered].double()
+    half = len(x) // 2
+    weights = torch.linalg.lstsq(x[:half] + 1e-9, y[:half, None], driver="gelsd").solution
+    score = (x[half:] @ weights).squeeze(1)
+    rank = score.argsort().argsort().double()
+    positive = y[half:] > 0
+    auc = (rank[positive].mean() - (positive.sum() - 1) / 2) / (~positive).sum()
+    assert auc > 0.6, float(auc)
+
+
+def test_one_real_cluster_and_thousands_are_encoded_alike(pool):
+    """A simulated campaign's state, row by row, is what a batch of one would see."""
+    campaigns, random = Campaigns(pool, 8, seed=6), torch.Generator().manual_seed(4)
+    for _ in range(4):
+        campaigns.step(random_actions(campaigns, random))
+    state = campaigns.state
+    seen = encoding.seen(state)
+    for row in range(8):
+        one = replace(
+            state,
+            **{
+                name: getattr(state, name)[row : row + 1]
+                for name in ("components", "graph", "available", "history", "budget", "now_h")
+            },
+        )
+        for name, values in encoding.observe(one).items():
+            assert np.array_equal(values, seen[name][row].numpy()), name
+
+
+# ---- Gymnasium ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Your observation .* has an unconventional shape:UserWarning")
+def test_both_checkers_accept_the_environment(pool):
+    gymnasium_check(gym.make("backburn/SimulatedChaos-v0", pool=pool, disable_env_checker=True).unwrapped)
+    sb3_check(SimulatedChaosEnv(pool=pool))
+
+
+def test_one_of_a_vector_is_what_one_alone_is(pool):
+    alone = SimulatedChaosEnv(pool=pool)
+    many = gym.make_vec("backburn/SimulatedChaos-v0", num_envs=1, vectorization_mode="vector_entry_point", pool=pool)
+    one, _ = alone.reset(seed=5)
+    batch, _ = many.reset(seed=5)
+    random, over = np.random.default_rng(0), False
+    while not over:
+        assert all(np.array_equal(one[name], batch[name][0]) for name in one)
+        assert many.observation_space.contains(batch)
+        assert np.array_equal(alone.action_masks(), many.action_masks()[0])
+        action = int(random.choice(np.flatnonzero(alone.action_masks()[:-1])))
+        one, reward, over, _, info = alone.step(action)
+        batch, rewards, overs, _, infos = many.step(np.array([action]))
+        assert (reward, over, info["p"]) == (rewards[0], overs[0], infos["p"][0])
+        if over:
+            batch = {name: values[None] for name, values in infos["final_obs"][0].items()}
+    assert all(np.array_equal(one[name], batch[name][0]) for name in one)
+
+
+def test_vectors_begin_anew_by_themselves(pool):
+    many = SimulatedChaosVectorEnv(16, pool=pool, budget_min=(3.0, 3.0))
+    many.reset(seed=0)
+    ended = 0
+    for _ in range(12):
+        choices = [np.flatnonzero(mask[:-1])[0] for mask in many.action_masks()]
+        observations, _, over, truncated, info = many.step(np.array(choices))
+        assert not truncated.any()
+        for index in np.flatnonzero(over):
+            assert info["final_obs"][index]["budget"][0] == 0.0
+            assert observations["budget"][index, 0] == 1.0
+        ended += over.sum()
+    assert ended >= 16
+
+
+@pytest.mark.parametrize("action", [-1, 10**6])
+def test_an_action_that_does_not_exist_is_one_clear_error(pool, action):
+    env = SimulatedChaosEnv(pool=pool)
+    env.reset(seed=0)
+    with pytest.raises(BadInput, match="does not exist; allowed are 0 to"):
+        env.step(action)
+
+
+@pytest.mark.parametrize("given", [{"clusters": 0}, {"budget_min": (5.0, 1.0)}, {"budget_min": (0.0, 1.0)}])
+def test_an_impossible_environment_is_one_clear_error(given):
+    with pytest.raises(BadInput, match=next(iter(given))):
+        SimulatedChaosEnv(**given)
