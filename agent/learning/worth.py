@@ -20,7 +20,9 @@ _AGAIN = 0.9
 _C = {name: index for index, name in enumerate(OBSERVED_ARM)}
 
 
-def worth_per_minute(seen: Mapping[str, torch.Tensor], odds: torch.Tensor) -> torch.Tensor:
+def worth_per_minute(
+    seen: Mapping[str, torch.Tensor], odds: torch.Tensor, *, another_kind: float = 1.0
+) -> torch.Tensor:
     """Returns what one more experiment on each arm is worth per minute.
 
     A weakness pays only when it is confirmed: a promising arm is worth its replicate, a confirmed one nothing more.
@@ -28,6 +30,8 @@ def worth_per_minute(seen: Mapping[str, torch.Tensor], odds: torch.Tensor) -> to
     Args:
         seen: an observation with a batch dimension.
         odds: that arms are weak, shape (B, C, K, L).
+        another_kind: worth of another kind of fault for each that is confirmed on the same component; below one where
+            it is likely that they all miss the same protection.
 
     Returns:
         Severity per minute, shape (B, C, K, L).
@@ -45,4 +49,7 @@ def worth_per_minute(seen: Mapping[str, torch.Tensor], odds: torch.Tensor) -> to
     role = components[..., : len(ROLES) + 1]
     of_role = role @ (role.transpose(1, 2) @ confirmed.amax(-1))
     worth = torch.where(of_role[..., None] > 0, _SIBLING_WORTH * worth, worth)
+    is_known = (confirmed.amax(-1) > 0).float()
+    others = is_known.sum(-1, keepdim=True) - is_known
+    worth = worth * another_kind ** others[..., None]
     return torch.where(confirmed > 0, 0.0, worth)
