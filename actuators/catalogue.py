@@ -6,156 +6,21 @@ that "half" means the same on a simulated, an embedded and a Kubernetes cluster.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
+from . import amounts
 from .errors import BadInput
+from .fault_kind import FaultKind
 
 LEVELS = (0.25, 0.5, 1.0)
 """The intensities that an agent chooses from."""
-
-_LONGEST_DELAY_MS = 2000.0
-_NARROWEST_BYTES_PER_S = 512.0
-_LEAST_CPU_SHARE = 0.03
-_LARGEST_DRIFT = 2.0
-_LONGEST_LAG_S = 20.0
-_MOST_MIB_LEFT = 16.0
-_LEAST_GPU_MEMORY_SHARE = 0.02
-_LEAST_GPU_TIME_SHARE = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class FaultKind:
-    """What is true of every fault of one kind.
-
-    Attributes:
-        name: `family.verb`.
-        amount: turns an intensity in (0, 1] into `unit`.
-        unit: physical unit of the amount.
-        duration_s: how long such a fault stays, seconds.
-        reversible: whether reverting restores what was there. A fault that cannot be undone is refused unless the
-            limits name it.
-        scope: `instance` when the fault hurts single replicas, `component` when all of them at once.
-        capability: the driver protocol it needs.
-        symptom: what is looked at to be sure that the fault took.
-        blinds: metrics of the target that may fall silent while the fault lasts; that is its effect, not a blackout.
-        trigger: for a latent fault, the kind that makes the target meet it. The same trigger alone is its control.
-        lapses: whether the platform's routine, and not its resilience, may end the fault; then it has shown nothing.
-    """
-
-    name: str
-    amount: Callable[[float], float]
-    unit: str
-    duration_s: float
-    reversible: bool
-    scope: str
-    capability: str
-    symptom: str
-    blinds: frozenset[str] = frozenset()
-    trigger: str | None = None
-    lapses: bool = False
-
-    def described(self, intensity: float) -> str:
-        """Returns the amount that an intensity stands for, in words.
-
-        >>> CATALOGUE["network.delay"].described(0.5)
-        '500 ms towards the target'
-        >>> CATALOGUE["pod.kill"].described(0.25)
-        '25% of instances'
-        """
-        amount = self.amount(intensity)
-        share = self.unit.removeprefix("share ")
-        return f"{amount:g} {self.unit}" if share == self.unit else f"{amount:.0%} {share}"
-
-    @property
-    def family(self) -> str:
-        """The family, which names the actuator."""
-        return self.name.partition(".")[0]
-
-    @property
-    def verb(self) -> str:
-        """What is done, within the family."""
-        return self.name.partition(".")[2]
-
-
-def _share(intensity: float) -> float:
-    return intensity
-
-
-def _whole(_: float) -> float:
-    """Some things are there or not."""
-    return 1.0
-
-
-def _delay_ms(intensity: float) -> float:
-    """125, 500 and 2000 ms: below, around and beyond what people put into a timeout."""
-    return _LONGEST_DELAY_MS * intensity**2
-
-
-def _everything(_: float) -> float:
-    """A partition knows no half: whatever the intensity, nothing passes."""
-    return 1.0
-
-
-def _bytes_per_s(intensity: float) -> float:
-    """8192, 2048 and 512 bytes/s, for all connections of an edge together.
-
-    The embedded platform asks for features about 30 times a second in some 150 bytes each: 4.5 kB/s. The first rate
-    carries that, the second less than half of it, so that a queue grows for as long as it lasts, and the third next to
-    nothing.
-    """
-    return _NARROWEST_BYTES_PER_S / intensity**2
-
-
-def _cpu_share(intensity: float) -> float:
-    """58, 83 and 97 % of the CPU time: the rest is what is left, and half the intensity leaves its square root.
-
-    One replica of the embedded model server, asked 30 times a second, has enough left at the first level, too little at
-    the second, where two replicas still bear it together, and next to nothing at the third.
-    """
-    return 1.0 - math.pow(_LEAST_CPU_SHARE, intensity)
-
-
-def _drift(intensity: float) -> float:
-    """0.5, 1 and 2 standard deviations: what is seen in a chart only, what nobody can miss, and another world."""
-    return _LARGEST_DRIFT * intensity
-
-
-def _lag_s(intensity: float) -> float:
-    """5, 10 and 20 s, where a second or two is usual."""
-    return _LONGEST_LAG_S * intensity
-
-
-def _mib_left(intensity: float) -> float:
-    """12, 8 and 0 MiB: a little more than the stack of a thread, just that, and nothing at all."""
-    return _MOST_MIB_LEFT * (1.0 - intensity)
-
-
-def _gpu_memory_share(intensity: float) -> float:
-    """62, 86 and 98 % of a card's memory in use, by whomever; half the intensity leaves its square root free.
-
-    What others use counts, so that this says how the card is and never how much fuller it gets. The last level leaves
-    less than it takes to begin with a model anew, and something all the same.
-    """
-    return 1.0 - math.pow(_LEAST_GPU_MEMORY_SHARE, intensity)
-
-
-def _gpu_time_share(intensity: float) -> float:
-    """29, 50 and 75 % of a card's time: what neighbours take that ask for it as often as that.
-
-    A card gives equal slices of its time to all processes that have work for it: one neighbour that always has some
-    takes half, and three take three quarters.
-    """
-    return 1.0 - math.pow(_LEAST_GPU_TIME_SHARE, intensity)
-
 
 _OWN_EXPORTER = frozenset({"up", "cpu_share", "memory_mb"})
 
 _KINDS = (
     FaultKind(
         name="pod.kill",
-        amount=_share,
+        amount=amounts.share,
         unit="share of instances",
         duration_s=9.0,
         reversible=False,
@@ -166,7 +31,7 @@ _KINDS = (
     ),
     FaultKind(
         name="pod.pause",
-        amount=_share,
+        amount=amounts.share,
         unit="share of instances",
         duration_s=12.0,
         reversible=True,
@@ -177,7 +42,7 @@ _KINDS = (
     ),
     FaultKind(
         name="network.delay",
-        amount=_delay_ms,
+        amount=amounts.delay_ms,
         unit="ms towards the target",
         duration_s=12.0,
         reversible=True,
@@ -187,7 +52,7 @@ _KINDS = (
     ),
     FaultKind(
         name="network.loss",
-        amount=_share,
+        amount=amounts.share,
         unit="share of messages towards the target",
         duration_s=12.0,
         reversible=True,
@@ -197,7 +62,7 @@ _KINDS = (
     ),
     FaultKind(
         name="network.partition",
-        amount=_everything,
+        amount=amounts.everything,
         unit="share of traffic from and towards the target",
         duration_s=12.0,
         reversible=True,
@@ -207,7 +72,7 @@ _KINDS = (
     ),
     FaultKind(
         name="network.bandwidth",
-        amount=_bytes_per_s,
+        amount=amounts.bytes_per_s,
         unit="bytes/s towards the target",
         duration_s=12.0,
         reversible=True,
@@ -217,7 +82,7 @@ _KINDS = (
     ),
     FaultKind(
         name="model.checkpoint_corrupt",
-        amount=_share,
+        amount=amounts.share,
         unit="share of the newest checkpoint cut off",
         duration_s=50.0,
         reversible=False,
@@ -229,7 +94,7 @@ _KINDS = (
     ),
     FaultKind(
         name="model.checkpoint_delete",
-        amount=_whole,
+        amount=amounts.whole,
         unit="share of the newest checkpoint gone",
         duration_s=50.0,
         reversible=False,
@@ -241,7 +106,7 @@ _KINDS = (
     ),
     FaultKind(
         name="model.registry_corrupt",
-        amount=_share,
+        amount=amounts.share,
         unit="share of the model's bytes lost",
         duration_s=15.0,
         reversible=False,
@@ -254,7 +119,7 @@ _KINDS = (
     ),
     FaultKind(
         name="model.registry_unavailable",
-        amount=_whole,
+        amount=amounts.whole,
         unit="share of the registry out of reach",
         duration_s=15.0,
         reversible=False,
@@ -267,7 +132,7 @@ _KINDS = (
     ),
     FaultKind(
         name="model.bad_canary",
-        amount=_share,
+        amount=amounts.share,
         unit="share of the model's weights never learnt",
         duration_s=12.0,
         reversible=True,
@@ -278,7 +143,7 @@ _KINDS = (
     ),
     FaultKind(
         name="pod.cpu_stress",
-        amount=_cpu_share,
+        amount=amounts.cpu_share,
         unit="share of CPU time taken",
         duration_s=30.0,  # beyond the deadline by which a platform is to have found other ways to serve
         reversible=True,
@@ -289,7 +154,7 @@ _KINDS = (
     ),
     FaultKind(
         name="pod.node_kill",
-        amount=_whole,
+        amount=amounts.whole,
         unit="share of the node's processes",
         duration_s=12.0,
         reversible=False,
@@ -300,7 +165,7 @@ _KINDS = (
     ),
     FaultKind(
         name="pod.memory_stress",
-        amount=_mib_left,
+        amount=amounts.mib_left,
         unit="MiB left to grow",
         duration_s=20.0,
         reversible=True,
@@ -311,7 +176,7 @@ _KINDS = (
     ),
     FaultKind(
         name="gpu.memory_pressure",
-        amount=_gpu_memory_share,
+        amount=amounts.gpu_memory_share,
         unit="share of the card's memory in use",
         duration_s=30.0,
         reversible=True,
@@ -322,7 +187,7 @@ _KINDS = (
     ),
     FaultKind(
         name="gpu.compute_contention",
-        amount=_gpu_time_share,
+        amount=amounts.gpu_time_share,
         unit="share of the card's time taken",
         duration_s=30.0,
         reversible=True,
@@ -332,7 +197,7 @@ _KINDS = (
     ),
     FaultKind(
         name="data.corrupt_rows",
-        amount=_share,
+        amount=amounts.share,
         unit="share of rows with values that cannot be",
         duration_s=15.0,
         reversible=True,
@@ -342,7 +207,7 @@ _KINDS = (
     ),
     FaultKind(
         name="data.schema_change",
-        amount=_share,
+        amount=amounts.share,
         unit="share of a row's fields called otherwise",
         duration_s=15.0,
         reversible=True,
@@ -352,7 +217,7 @@ _KINDS = (
     ),
     FaultKind(
         name="data.drift",
-        amount=_drift,
+        amount=amounts.drift,
         unit="standard deviations added to all values",
         duration_s=15.0,
         reversible=True,
@@ -362,7 +227,7 @@ _KINDS = (
     ),
     FaultKind(
         name="data.stream_delay",
-        amount=_lag_s,
+        amount=amounts.lag_s,
         unit="s by which the rows of one partition are late",
         duration_s=15.0,
         reversible=True,

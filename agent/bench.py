@@ -25,6 +25,7 @@ import psutil
 from rich.console import Console
 
 from .build.local import handle_path
+from .rates import rates
 from .run import Run
 from .settings import PACKAGED, Settings, load
 
@@ -127,6 +128,8 @@ def main() -> None:
     facts = json.loads((run.folder.path / "run.json").read_text(encoding="utf-8"))
     cores = os.cpu_count() or 1
     figures = measured(facts, memory, cores)
+    for what, rate in rates(cores).items():
+        figures[f"simulated, {what}"] = _figure(rate, "experiments/s", 5e5 if what == "environment only" else None)
     machine = f"{cores} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, Linux {platform.release()}"
     console.print(f"\n{machine}; python -m agent.bench {' '.join(sys.argv[1:])}", soft_wrap=True)
     for name, figure in figures.items():

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actuators.catalogue import CATALOGUE, LEVELS, FaultKind, instances_hit
+from actuators.catalogue import CATALOGUE, LEVELS, instances_hit
 from actuators.fault import Fault, Target
+from actuators.fault_kind import FaultKind
 
 from .clusters.base import Component, Topology
 from .history import HISTORY_FEATURES, LONG_MIN, Shown, after, as_seen, never_tried

@@ -103,7 +103,7 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
         ends.callback(server.server_close)
         ends.callback(server.shutdown)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         control = folder / "proxy.sock"
         sink = ends.enter_context(_sink())
         routes = [

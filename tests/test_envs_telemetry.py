@@ -143,7 +143,7 @@ class Answers:
         self.hang = threading.Event()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         self.exporter = Exporter("web", f"http://127.0.0.1:{self.server.server_port}/metrics")
 
     def close(self):

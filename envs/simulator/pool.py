@@ -12,7 +12,8 @@ from typing import Final
 
 import torch
 
-from actuators.catalogue import CATALOGUE, LEVELS, FaultKind, instances_hit
+from actuators.catalogue import CATALOGUE, LEVELS, instances_hit
+from actuators.fault_kind import FaultKind
 from safety.limits import Limits
 
 from ..encoding import COMPONENT_FEATURES, ROLES

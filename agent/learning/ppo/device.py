@@ -1,0 +1,207 @@
+"""MaskablePPO whose rollout never leaves the device: one overridden method, and a buffer of tensors.
+
+Everything that makes it PPO, `train()` above all, is sb3-contrib's. What is kept of a state is what it takes to judge
+the choice made in it (`looks.Kept`), a twentieth of what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import torch
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+
+from envs import encoding
+from envs.simulator.campaigns import Campaigns
+
+from .looks import Kept, looks_at
+from .set_policy import SetPolicy
+from .vec_env import CampaignsVecEnv
+
+
+class Samples(NamedTuple):
+    """A minibatch, under the names that `MaskablePPO.train` asks for."""
+
+    observations: Kept
+    actions: torch.Tensor
+    old_values: torch.Tensor
+    old_log_prob: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    action_masks: None
+    weak: torch.Tensor
+
+
+class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
+    """A rollout on the device; tensors of T steps and B campaigns, allocated once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (handed on)
+        self._kept: list[torch.Tensor] = []
+        self._numbers: dict[str, torch.Tensor] = {}
+        self._weak = torch.empty(0)
+        super().__init__(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Begins a new rollout in the old place."""
+        self.pos, self.full = 0, False
+
+    def keep(
+        self,
+        kept: Kept,
+        actions: torch.Tensor,
+        values: torch.Tensor,
+        log_prob: torch.Tensor,
+        rewards: torch.Tensor,
+        over: torch.Tensor,
+        weak: torch.Tensor,
+    ) -> None:
+        """Keeps one step.
+
+        Args:
+            kept: of the states.
+            actions: that were chosen, shape (B,).
+            values: of the states, shape (B,).
+            log_prob: of the actions, shape (B,).
+            rewards: that came of them, shape (B,).
+            over: whether campaigns ended, shape (B,), bool.
+            weak: which arms of the chosen components are weak, shape (B, M), bool; the simulator's truth.
+        """
+        numbers = {"actions": actions, "values": values, "log_prob": log_prob, "rewards": rewards, "over": over.float()}
+        if not self._kept:
+            size = self.buffer_size
+            self._kept = [torch.empty((size, *each.shape), dtype=each.dtype, device=each.device) for each in kept]
+            self._numbers = {
+                name: torch.empty((size, *each.shape), dtype=each.dtype, device=each.device)
+                for name, each in numbers.items()
+            }
+            self._weak = torch.empty((size, *weak.shape), dtype=torch.bool, device=weak.device)
+        for place, each in zip(self._kept, kept, strict=True):
+            place[self.pos] = each
+        for name, number in numbers.items():
+            self._numbers[name][self.pos] = number
+        self._weak[self.pos] = weak
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def finish(self, last_values: torch.Tensor) -> None:
+        """Computes returns and advantages (Schulman et al., "High-dimensional continuous control using GAE", 2016)."""
+        values, rewards, over = (self._numbers[name] for name in ("values", "rewards", "over"))
+        advantages = torch.empty_like(values)
+        following, gathered = last_values, torch.zeros_like(last_values)
+        for step in reversed(range(self.buffer_size)):
+            goes_on = 1.0 - over[step]
+            surprise = rewards[step] + self.gamma * goes_on * following - values[step]
+            gathered = surprise + self.gamma * self.gae_lambda * goes_on * gathered
+            advantages[step] = gathered
+            following = values[step]
+        self._numbers |= {"advantages": advantages, "returns": advantages + values}
+        # All that `train` wants of the whole, for one figure of its log.
+        self.values = values.cpu().numpy()
+        self.returns = self._numbers["returns"].cpu().numpy()
+
+    def get(self, batch_size: int | None = None) -> Iterator[Samples]:  # type: ignore[override]
+        """Yields minibatches in a random order."""
+        total = self.buffer_size * self.n_envs
+        order = torch.randperm(total, device=self._weak.device)
+        kept = [each.flatten(0, 1) for each in self._kept]
+        numbers = {name: each.flatten() for name, each in self._numbers.items()}
+        weak = self._weak.flatten(0, 1)
+        for begin in range(0, total, batch_size or total):
+            rows = order[begin : begin + (batch_size or total)]
+            yield Samples(
+                observations=Kept(*(each[rows] for each in kept)),
+                actions=numbers["actions"][rows],
+                old_values=numbers["values"][rows],
+                old_log_prob=numbers["log_prob"][rows],
+                advantages=numbers["advantages"][rows],
+                returns=numbers["returns"][rows],
+                action_masks=None,
+                weak=weak[rows],
+            )
+
+
+class DevicePPO(MaskablePPO):
+    """MaskablePPO on `Campaigns`, with a head that learns from the simulator's truth how likely arms are weak.
+
+    Args:
+        campaigns: to learn on; they have to restart by themselves.
+        weak_epochs: passes of that head over each rollout, 0 for none.
+        kwargs: of `MaskablePPO`.
+    """
+
+    policy: SetPolicy
+    rollout_buffer: DeviceRolloutBuffer  # type: ignore[assignment]
+
+    def __init__(self, campaigns: Campaigns, *, weak_epochs: int = 1, **kwargs: Any) -> None:  # noqa: ANN401 (handed on)
+        self.campaigns = campaigns
+        self._weak_epochs = weak_epochs
+        self._earned = torch.zeros(campaigns.count, device=campaigns.device)
+        self._lasted = torch.zeros(campaigns.count, device=campaigns.device)
+        super().__init__(
+            SetPolicy,
+            CampaignsVecEnv(campaigns),
+            rollout_buffer_class=DeviceRolloutBuffer,
+            device=campaigns.device,
+            **kwargs,
+        )
+
+    def collect_rollouts(  # type: ignore[override]
+        self,
+        env: object,
+        callback: BaseCallback,
+        rollout_buffer: DeviceRolloutBuffer,
+        n_rollout_steps: int,
+        use_masking: bool = True,
+    ) -> bool:
+        """Fills the buffer; nothing is copied to the host but, at its end, what finished campaigns have earned."""
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        campaigns, ended = self.campaigns, []
+        with torch.no_grad():
+            for _ in range(n_rollout_steps):
+                looks = looks_at(encoding.seen(campaigns.state), campaigns.masks())
+                actions, values, log_prob, kept = self.policy.choose(looks)
+                per_component = looks.open.shape[2]
+                weak = campaigns.weak_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
+                step = campaigns.step(actions)
+                rollout_buffer.keep(kept, actions, values, log_prob, step.reward, step.over, weak & kept.open)
+                self._earned += step.reward
+                self._lasted += 1
+                ended.append(torch.stack([step.over.float(), self._earned, self._lasted]))
+                self._earned = torch.where(step.over, 0.0, self._earned)
+                self._lasted = torch.where(step.over, 0.0, self._lasted)
+                self.num_timesteps += campaigns.count
+                callback.update_locals({"self": self, "rewards": step.reward, "dones": step.over})
+                if not callback.on_step():
+                    return False
+            looks = looks_at(encoding.seen(campaigns.state), campaigns.masks())
+            rollout_buffer.finish(self.policy.choose(looks, deterministic=True)[1])
+        over, earned, lasted = torch.stack(ended, dim=1).flatten(1).cpu()
+        for reward, length in zip(earned[over > 0].tolist(), lasted[over > 0].tolist(), strict=True):
+            cast("Any", self.ep_info_buffer).append({"r": reward, "l": length, "t": 0.0})
+        callback.on_rollout_end()
+        return True
+
+    def train(self) -> None:
+        """Learns to choose, as MaskablePPO does, and then how likely the arms that were looked at are weak."""
+        super().train()
+        for _ in range(self._weak_epochs):
+            for samples in self.rollout_buffer.get(self.batch_size):
+                *_, weak = self.policy.judge(samples.observations, samples.actions)
+                allowed = samples.observations.open
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                    weak[allowed], samples.weak[allowed].to(weak.dtype)
+                )
+                self.policy.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+        if self._weak_epochs:
+            self.logger.record("train/weak_loss", float(loss.detach()))
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "campaigns", "_earned", "_lasted"]

@@ -1,0 +1,63 @@
+"""How fast simulated campaigns are, and learning on them: experiments per second, all clusters of a batch together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import Pool, pool_of
+from envs.simulator.structure import Generator
+
+from .learning.arena import greedily
+from .learning.posterior import ArmNetwork
+from .learning.train import Lessons, taught
+
+COMPONENTS = 16
+_BATCH = 4096
+_TIMES = 3
+
+
+def rates(threads: int) -> dict[str, float]:
+    """Returns experiments per second of the simulator alone, with a network that chooses, and with one that learns.
+
+    The best of three, on clusters of 16 components.
+
+    Args:
+        threads: of the processor.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pool = pool_of(Generator((COMPONENTS, COMPONENTS)), 512, seed=0)
+        return {
+            "environment only": max(_alone(pool) for _ in range(_TIMES)),
+            "a network chooses": max(_choosing(pool) for _ in range(_TIMES)),
+            "a network learns": max(_learning(pool) for _ in range(_TIMES)),
+        }
+    finally:
+        torch.set_num_threads(before)
+
+
+def _alone(pool: Pool) -> float:
+    campaigns, random = Campaigns(pool, _BATCH), torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(campaigns.masks()[:, :-1].float(), 4, generator=random).T
+    return _rate(32 * _BATCH, lambda: [campaigns.step(drawn[step % 4]) for step in range(32)])
+
+
+def _choosing(pool: Pool) -> float:
+    campaigns, choose = Campaigns(pool, 256), greedily(ArmNetwork())
+    with torch.no_grad():
+        return _rate(16 * 256, lambda: [campaigns.step(choose(campaigns)) for _ in range(16)])
+
+
+def _learning(pool: Pool) -> float:
+    return _rate(16 * 256, lambda: taught(pool, Lessons(steps=16, batch=256)))
+
+
+def _rate(experiments: int, run: Callable[[], object]) -> float:
+    began_s = time.perf_counter()
+    run()
+    return experiments / (time.perf_counter() - began_s)
