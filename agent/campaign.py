@@ -28,21 +28,22 @@ from .findings.record import now_text
 from .findings.remedies import remedy_for
 from .findings.weakness import Weakness, weakness_of
 from .learning.policy import Policy
+from .learning.reasons import Explainer, Reason
 
 
 class Record(Protocol):
     """Where a campaign writes down what happens, as it happens."""
 
-    def outcome(self, outcome: Outcome, why: str) -> None:
-        """Keeps one experiment and what it was for."""
+    def outcome(self, outcome: Outcome, why: str, reason: Reason | None = None) -> None:
+        """Keeps one experiment, what it was for, and why the policy chose it."""
         ...
 
 
 class Progress(Protocol):
     """Whoever watches a campaign."""
 
-    def chose(self, fault: Fault | None, spent_min: float) -> None:
-        """The next experiment has been chosen; None is a sham."""
+    def chose(self, fault: Fault | None, spent_min: float, reason: Reason | None = None) -> None:
+        """The next experiment has been chosen, and why; None is a sham."""
         ...
 
     def judged(self, outcome: Outcome, why: str) -> None:
@@ -113,6 +114,7 @@ class Campaign:
         result: is filled while the campaign runs, so that what was found survives whatever breaks it.
         seed: of the campaign; stands in every weakness.
         stopwatch: seconds on some steady clock, to time decisions.
+        explainer: says why the policy chose what it chose; nobody does if not given.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Campaign:
         result: Result,
         seed: int,
         stopwatch: Callable[[], float],
+        explainer: Explainer | None = None,
     ) -> None:
         self._env = env
         self._policy = policy
@@ -134,6 +137,7 @@ class Campaign:
         self._progress = progress
         self._seed = seed
         self._stopwatch = stopwatch
+        self._explainer = explainer
         self._clock = env.experimenter.cluster.clock
         self._result = result
         self._told = 0
@@ -160,11 +164,13 @@ class Campaign:
                 self._sham(began_s)
                 continue
             started_s = self._stopwatch()
-            action = self._policy.choose(observation, self._env.action_masks() & in_time)
+            mask = self._env.action_masks() & in_time
+            action = self._policy.choose(observation, mask)
             self._result.decision_s.append(self._stopwatch() - started_s)
-            self._progress.chose(self._env.code.decode(action), (self._now_s() - began_s) / 60.0)
+            reason = None if self._explainer is None else self._explainer.reason(observation, mask, action)
+            self._progress.chose(self._env.code.decode(action), (self._now_s() - began_s) / 60.0, reason)
             observation, _, over, _, info = self._env.step(action)
-            self._tell("choice")
+            self._tell("choice", reason)
             if info["confirmed"] is not None:
                 self._conclude(info["confirmed"], began_s)
             if over:
@@ -228,13 +234,14 @@ class Campaign:
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
-    def _tell(self, why: str) -> None:
+    def _tell(self, why: str, reason: Reason | None = None) -> None:
         """Writes down what the environment did since the last time: the choice, and before it its control, if any."""
         new = self._env.outcomes[self._told :]
         self._told = len(self._env.outcomes)
         for index, outcome in enumerate(new):
-            purpose = why if index == len(new) - 1 else "control"
-            self._record.outcome(outcome, purpose)
+            is_last = index == len(new) - 1
+            purpose = why if is_last else "control"
+            self._record.outcome(outcome, purpose, reason if is_last else None)
             self._progress.judged(outcome, purpose)
 
     def _why_over(self, outcome: Outcome | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +18,9 @@ from envs.outcome import Outcome
 from envs.scoring import Verdict
 
 from .findings.weakness import Weakness
+
+if TYPE_CHECKING:
+    from .learning.reasons import Reason
 
 _STYLE = {
     Verdict.WEAKNESS: "bold red",
@@ -125,12 +129,14 @@ class Display:
 
     # ---- agent.campaign.Progress ----------------------------------------------------------------------------------
 
-    def chose(self, fault: Fault | None, spent_min: float) -> None:
-        """The next experiment has been chosen."""
+    def chose(self, fault: Fault | None, spent_min: float, reason: Reason | None = None) -> None:
+        """The next experiment has been chosen, and why."""
         self._spent_min = spent_min
         self._experiments += 1
         what = "a sham: the same without a fault" if fault is None else _described(fault)
         self.say(f"[{spent_min:4.1f}/{self._budget_min:g} min] {self._experiments:2d}. {what}")
+        if reason is not None:
+            self.say(f"      chosen: {reason}", "dim")
 
     def judged(self, outcome: Outcome, why: str) -> None:
         """An experiment has been judged."""

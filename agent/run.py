@@ -27,8 +27,9 @@ from .findings.record import RunFolder, now_text
 from .findings.report import write_reports
 from .interruption import Interruption
 from .learning.policy import Policy
+from .learning.reasons import Explainer
 from .progress import Display, PhaseClock
-from .settings import Settings
+from .settings import CampaignSettings, Settings
 
 
 @dataclass(slots=True)
@@ -93,6 +94,7 @@ class Run:
         self._dry_run = dry_run
         self._afresh = afresh
         self._policy = policy or _named(settings)
+        self._explains = policy is None
         self.folder = RunFolder(out)
         self.folder.settings(settings.model_dump(mode="json"))
         self.result = Result()
@@ -163,15 +165,17 @@ class Run:
         self.folder.note(state="running", topology=self.topology)
         cpu_s, waited_s = time.process_time(), env.experimenter.lookout.waited_s
         with self._timed("campaign_s"):
+            policy = self._policy(env)
             Campaign(
                 env,
-                self._policy(env),
+                policy,
                 budget,
                 record=self.folder,
                 progress=self._display,
                 result=self.result,
                 seed=campaign.seed,
                 stopwatch=time.perf_counter,
+                explainer=_explainer(policy, env, campaign) if self._explains else None,
             ).run()
         self.timings.agent_cpu_s = time.process_time() - cpu_s
         self.timings.agent_own_s = self.timings.campaign_s - (env.experimenter.lookout.waited_s - waited_s)
@@ -228,6 +232,16 @@ class Run:
 def _named(settings: Settings) -> Callable[[ChaosEnv], Policy]:
     named = policy_named(settings.campaign.policy, np.random.default_rng(settings.campaign.seed))
     return lambda env: named
+
+
+def _explainer(policy: Policy, env: ChaosEnv, campaign: CampaignSettings) -> Explainer:
+    """Returns who says why, beside what the other policies would take that need no luck to be worth hearing."""
+    rivals = {
+        name: policy_named(name, np.random.default_rng(campaign.seed))
+        for name in ("round_robin", "thompson", "posterior")
+        if name != campaign.policy
+    }
+    return Explainer(policy, rivals, lambda action: str(env.code.decode(action) or "nothing more"))
 
 
 def brought_up(

@@ -51,10 +51,11 @@ INTENSITY = {
 START_WITHIN_S = 240.0
 
 
-def embedded_config(folder: Path, *weak: str, **sections: object) -> Path:
+def embedded_config(folder: Path, *weak: str, window_s: float = 3.0, **sections: object) -> Path:
     """Writes settings of an embedded cluster on which only the named switches are weak."""
     switches = HARDENED | dict.fromkeys(weak, "weak")
-    return config_file(folder, "local.yaml", cluster={"switches": switches}, scoring={"units": 24}, **sections)
+    scoring = {"units": 24, "window_s": window_s}
+    return config_file(folder, "local.yaml", cluster={"switches": switches}, scoring=scoring, **sections)
 
 
 def started(config: Path, observer: Observer | None = None) -> tuple[LocalWorld, ChaosEnv]:

@@ -40,10 +40,10 @@ class Log:
         self.outcomes: list[tuple[str, Verdict]] = []
         self.found = []
 
-    def outcome(self, outcome, why) -> None:
+    def outcome(self, outcome, why, reason=None) -> None:
         self.outcomes.append((why, outcome.verdict))
 
-    def chose(self, fault, spent_min) -> None:
+    def chose(self, fault, spent_min, reason=None) -> None:
         """Not of interest."""
 
     def judged(self, outcome, why) -> None:
@@ -185,6 +185,23 @@ def test_switches_that_are_scrambled_outside_of_the_platform_change_no_decision(
         decisions.append([(line["fault"], line["verdict"], line["evidence"]) for line in lines])
     assert len(decisions[0]) > 5
     assert decisions[0] == decisions[1]
+
+
+def test_a_run_says_why_each_experiment_was_chosen(finished):
+    lines = [json.loads(line) for line in (finished / "outcomes.jsonl").read_text().splitlines()]
+    choices = [line for line in lines if line["why"] == "choice"]
+    assert choices
+    assert [line["because"] for line in lines if line["why"] != "choice"] == [None] * (len(lines) - len(choices))
+    for line in choices:
+        because = line["because"]
+        assert 0.0 < because["odds"] < 1.0
+        assert because["gain"] >= 0.0
+        assert because["minutes"] > line["fault"]["duration_s"] / 60.0
+        assert set(because["rivals"]) == {"round_robin", "posterior"}
+    weak = next(line for line in choices if line["verdict"] == "weakness")
+    assert weak["because"]["odds"] > min(line["because"]["odds"] for line in choices)
+    for form in ("html", "md"):
+        assert "held to be weak with a probability of" in rendered(finished, form)
 
 
 def test_a_run_leaves_everything_that_a_reader_needs(finished):

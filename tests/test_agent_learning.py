@@ -7,6 +7,8 @@ import pytest
 
 from agent.build.simulated import chaos_env
 from agent.learning import thompson
+from agent.learning.policy import RoundRobinPolicy
+from agent.learning.reasons import Explainer
 from agent.learning.thompson import ThompsonPolicy
 from envs.encoding import OBSERVED_ARM
 
@@ -32,3 +34,43 @@ def test_thompson_draws_from_the_posterior_of_its_regression():
         # Odds are cut off at both ends, which moves no quantile in between.
         expected = np.clip(mean + z * deviation, 0.01, 0.99)
         assert np.quantile(draws, share, axis=0) == pytest.approx(expected, abs=0.04)
+
+
+def test_what_thompson_believes_is_the_middle_of_what_it_draws_and_takes_no_draw():
+    env = chaos_env()
+    observation, _ = env.reset(seed=0)
+    mask = env.action_masks()
+    env.close()
+    observation["arms"][0, 0, 0, OBSERVED_ARM.index("weakness")] = 2 / 8
+    policy, other = ThompsonPolicy(np.random.default_rng(0)), ThompsonPolicy(np.random.default_rng(0))
+    odds = policy.odds(observation, mask)
+    assert odds == pytest.approx(np.median([other._draw(observation).ravel() for _ in range(4000)], axis=0), abs=0.05)
+    fresh = ThompsonPolicy(np.random.default_rng(0))
+    assert policy.choose(observation, mask) == fresh.choose(observation, mask)
+
+
+@pytest.mark.parametrize("believes", [True, False])
+def test_a_reason_says_what_was_believed_and_what_others_would_take(believes):
+    env = chaos_env()
+    observation, _ = env.reset(seed=0)
+    mask = env.action_masks()
+    env.close()
+    policy = ThompsonPolicy(np.random.default_rng(0)) if believes else RoundRobinPolicy()
+    action = int(np.flatnonzero(mask)[3])
+    explainer = Explainer(policy, {"round_robin": RoundRobinPolicy(), "fixed": Fixed(action)}, "arm {}".format)
+    reason = explainer.reason(observation, mask, action)
+    assert reason.rivals == {"round_robin": f"arm {RoundRobinPolicy().choose(observation, mask)}", "fixed": "the same"}
+    assert (reason.odds is not None) == (reason.gain is not None) == believes
+    assert str(reason).startswith("held to be weak with a probability of" if believes else "its turn, for about")
+    assert reason.minutes == pytest.approx(env.code.decode(action).duration_s / 60.0 + 0.5, abs=0.01)
+    assert explainer.reason(observation, mask, len(mask) - 1) is None
+
+
+class Fixed:
+    """Always takes the same action."""
+
+    def __init__(self, action: int) -> None:
+        self._action = action
+
+    def choose(self, observation, mask) -> int:
+        return self._action

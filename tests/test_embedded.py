@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.embedded, pytest.mark.timeout(600)]
 
 def test_a_replay_on_the_real_cluster_shows_the_weakness_again_and_leaves_nothing(tmp_path):
     """Platform, telemetry, calibration, one real kill, verdict, report, and the end of it all, by the command line."""
-    config = embedded_config(tmp_path, "serving.replicas")
+    config = embedded_config(tmp_path, "serving.replicas", window_s=2.0)  # a minute less of fault-free time to wait for
     ledger = Ledger(load(config).cluster_state_dir / "ledger.db")
     ledger.record([weakness()])
     ledger.close()

@@ -33,6 +33,7 @@ from ..build.recorded import Archive
 from ..campaign import Budget, Campaign, Result
 from ..findings.weakness import Weakness
 from ..learning.policy import Policy
+from ..learning.reasons import Reason
 from ..progress import Silent
 from ..settings import Settings, load
 from . import evidence
@@ -79,11 +80,11 @@ class Log(Silent):
     def __init__(self) -> None:
         self.experiments = 0
 
-    def outcome(self, outcome: Outcome, why: str) -> None:
+    def outcome(self, outcome: Outcome, why: str, reason: Reason | None = None) -> None:
         """Counts one."""
         self.experiments += 1
 
-    def chose(self, fault: object, spent_min: float) -> None:
+    def chose(self, fault: object, spent_min: float, reason: Reason | None = None) -> None:
         """Says nothing."""
 
     def judged(self, outcome: Outcome, why: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,6 +17,9 @@ from envs.outcome import Outcome
 from envs.scoring import Verdict
 
 from .weakness import evidence_json, requests_json, title_of
+
+if TYPE_CHECKING:
+    from ..learning.reasons import Reason
 
 SCHEMA_VERSION = 1
 
@@ -74,15 +77,17 @@ class RunFolder:
         self._facts.update(facts)
         self.json("run.json", self._facts)
 
-    def outcome(self, outcome: Outcome, why: str) -> None:
+    def outcome(self, outcome: Outcome, why: str, reason: Reason | None = None) -> None:
         """Appends one experiment to `outcomes.jsonl`.
 
         Args:
             outcome: what happened.
             why: what it was for: `choice`, `control`, `sham` or `shrink`.
+            reason: why the policy chose it.
         """
+        because = None if reason is None else reason.to_json()
         with (self.path / "outcomes.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(outcome_json(outcome) | {"why": why, "at": now_text()}) + "\n")
+            file.write(json.dumps(outcome_json(outcome) | {"why": why, "because": because, "at": now_text()}) + "\n")
 
     def json(self, name: str, data: object) -> None:
         """Writes a JSON file in one step."""

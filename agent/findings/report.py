@@ -144,6 +144,7 @@ def _shown(
         "requests_text": as_text(requests),
         "not_hit": [name for name in everyone if name not in hit],
         "replicates": replicates,
+        "chosen": next((one["because"]["said"] for one in replicates if one.get("because")), None),
     }
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -94,10 +96,11 @@ class PosteriorPolicy:
         seen, masks = _batch_of_one(observation, mask)
         return int(best_bets(self._network, seen, masks)[0])
 
-    def odds(self, observation: Observation, mask: Mask) -> torch.Tensor:
+    def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = _batch_of_one(observation, mask)
-        return odds_of(self._network, seen, masks[:, :-1])[0]
+        odds: npt.NDArray[np.float64] = odds_of(self._network, seen, masks[:, :-1])[0].double().numpy()
+        return odds
 
 
 def _batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

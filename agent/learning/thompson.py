@@ -43,20 +43,25 @@ class ThompsonPolicy:
         worth = worth_per_minute(seen, torch.as_tensor(odds)[None], another_kind=_ANOTHER_KIND).flatten()
         return int(allowed[int(worth[torch.as_tensor(allowed)].argmax())])
 
-    def _draw(self, observation: Observation) -> npt.NDArray[np.float64]:
-        """Draws P(weak) of every arm from the posterior, shape (C, K, L)."""
+    def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
+        """Returns the posterior's mean of P(weak) of every arm, shape (arms,); draws nothing."""
+        return self._draw(observation, spread=0.0).reshape(-1)
+
+    def _draw(self, observation: Observation, *, spread: float = 1.0) -> npt.NDArray[np.float64]:
+        """Draws P(weak) of every arm from the posterior, shape (C, K, L); its mean where the spread is nought."""
         features, prior_sd = _design(observation)
+        random = self._random if spread else np.random.default_rng(0)
         tries = np.stack([observed(observation, name) for name in ("weakness", "resilient")], -1).reshape(-1, 2) * 8.0
         decided = tries.sum(1)
         seen = np.flatnonzero(decided > 0)
-        weights = prior_sd * self._random.standard_normal(len(prior_sd))
+        weights = spread * prior_sd * random.standard_normal(len(prior_sd))
         if len(seen):
             # A draw from the prior, corrected by what was seen, is a draw from the posterior (Matheron's rule; Wilson
             # et al., "Efficiently sampling functions from Gaussian process posteriors", ICML 2020). It takes a system
             # as large as the number of arms tried, and not as large as the number of weights.
             rows, noise_sd = features[seen], _NOISE_SD / np.sqrt(decided[seen])
             surprise = tries[seen, 0] / decided[seen] - _PRIOR_MEAN - rows @ weights
-            surprise -= noise_sd * self._random.standard_normal(len(seen))
+            surprise -= spread * noise_sd * random.standard_normal(len(seen))
             gram = (rows * prior_sd**2) @ rows.T + np.diag(noise_sd**2)
             weights = weights + prior_sd**2 * (rows.T @ np.linalg.solve(gram, surprise))
         drawn = _PRIOR_MEAN + features @ weights

@@ -8,7 +8,7 @@ import torch
 
 from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM, ROLES
 
-_OVERHEAD_MIN = 0.5
+OVERHEAD_MIN = 0.5
 """What an experiment costs beside the time in force: reference and post windows, recovery."""
 
 _SIBLING_WORTH = 0.05
@@ -45,7 +45,7 @@ def worth_per_minute(
     # Evidence is measured in confirmations; each replicate that shows the weakness again adds about half of one.
     missing = (2.0 * (1.0 - evidence)).ceil().clamp(1.0, 4.0)
     chance = odds * torch.where(weak > 0, _AGAIN, odds) ** (missing - 1.0)
-    worth = severity * chance / ((duration + _OVERHEAD_MIN) * missing)
+    worth = severity * chance / ((duration + OVERHEAD_MIN) * missing)
     role = components[..., : len(ROLES) + 1]
     of_role = role @ (role.transpose(1, 2) @ confirmed.amax(-1))
     worth = torch.where(of_role[..., None] > 0, _SIBLING_WORTH * worth, worth)

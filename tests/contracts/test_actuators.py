@@ -6,7 +6,7 @@ import copy
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,20 +81,37 @@ class Place:
         return Injection(name, fault, undo, now, now.after(duration_s), 1)
 
 
-@pytest.fixture(params=["simulated", "local"])
+DRIVERS = ("simulated", "local")
+
+
+@pytest.fixture(params=DRIVERS)
 def place(request, tmp_path) -> Iterator[Place]:
+    with begun(request.param, tmp_path) as place:
+        yield place
+
+
+@pytest.fixture(params=DRIVERS, scope="module")
+def untouched(request, tmp_path_factory) -> Iterator[Place]:
+    """One place for all tests of what harms nothing."""
+    with begun(request.param, tmp_path_factory.mktemp("untouched")) as place:
+        yield place
+
+
+@contextmanager
+def begun(driver: str, folder: Path) -> Iterator[Place]:
+    """Begins a place where one driver's laws are tried, and ends it."""
     with ExitStack() as ends:
-        if request.param == "simulated":
-            world = FileWorld(tmp_path / "world.json", empty_world(Hidden()))
+        if driver == "simulated":
+            world = FileWorld(folder / "world.json", empty_world(Hidden()))
 
             def observe() -> object:
                 with world.change() as document:
                     return copy.deepcopy(document)
 
-            yield Place(lambda: simulated_actuators(world, tmp_path / "kept")[0], observe, ManualClock())
+            yield Place(lambda: simulated_actuators(world, folder / "kept")[0], observe, ManualClock())
         else:
-            platform = ends.enter_context(bare_platform(tmp_path))
-            yield Place(lambda: local_actuators(platform.handle, tmp_path / "kept"), platform.observable, BootClock())
+            platform = ends.enter_context(bare_platform(folder))
+            yield Place(lambda: local_actuators(platform.handle, folder / "kept"), platform.observable, BootClock())
 
 
 def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
@@ -120,10 +137,10 @@ undone_kinds = pytest.mark.parametrize("kind", [name for name, kind in CATALOGUE
 
 
 @every_kind
-def test_preparing_harms_nothing(place, kind):
-    before = place.observe()
-    place.receipt(kind)
-    assert place.observe() == before
+def test_preparing_harms_nothing(untouched, kind):
+    before = untouched.observe()
+    untouched.receipt(kind)
+    assert untouched.observe() == before
 
 
 @every_kind
@@ -138,12 +155,12 @@ def test_a_fault_shows_its_symptom(place, kind):
 
 
 @every_kind
-def test_reverting_before_injecting_is_fine(place, kind):
-    injection = place.receipt(kind)
-    before = place.observe()
-    place.actuator(kind).revert(injection)
-    assert place.actuator(kind).probe_clean(injection)
-    assert place.observe() == before
+def test_reverting_before_injecting_is_fine(untouched, kind):
+    injection = untouched.receipt(kind, name=f"bb-{kind}")
+    before = untouched.observe()
+    untouched.actuator(kind).revert(injection)
+    assert untouched.actuator(kind).probe_clean(injection)
+    assert untouched.observe() == before
 
 
 @undone_kinds
@@ -192,15 +209,15 @@ def _revert(place, kind, receipt):
 
 
 @every_kind
-def test_a_receipt_is_json(place, kind):
-    injection = place.receipt(kind)
+def test_a_receipt_is_json(untouched, kind):
+    injection = untouched.receipt(kind)
     assert Injection.from_json(json.dumps(json.loads(injection.to_json()))) == injection
 
 
 @every_kind
-def test_a_missing_target_is_named(place, kind):
+def test_a_missing_target_is_named(untouched, kind):
     with pytest.raises(TargetNotFound, match="nobody"):
-        place.actuator(kind).prepare("bb-law", Fault(kind, Target("nobody"), 0.5, 10.0))
+        untouched.actuator(kind).prepare("bb-law", Fault(kind, Target("nobody"), 0.5, 10.0))
 
 
 @undone_kinds
