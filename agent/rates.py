@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from sb3_contrib import MaskablePPO
 
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import Pool, pool_of
@@ -13,11 +15,16 @@ from envs.simulator.structure import Generator
 
 from .learning.arena import greedily
 from .learning.posterior import ArmNetwork
+from .learning.ppo.device import DevicePPO
+from .learning.ppo.set_policy import SetPolicy
+from .learning.ppo.vec_env import CampaignsVecEnv
 from .learning.train import Lessons, taught
 
 COMPONENTS = 16
 _BATCH = 4096
 _TIMES = 3
+_PPO_BATCH, _PPO_STEPS = 128, 32
+_PPO: dict[str, Any] = {"n_steps": _PPO_STEPS, "batch_size": 1024, "n_epochs": 2}
 
 
 def rates(threads: int) -> dict[str, float]:
@@ -36,6 +43,9 @@ def rates(threads: int) -> dict[str, float]:
             "environment only": max(_alone(pool) for _ in range(_TIMES)),
             "a network chooses": max(_choosing(pool) for _ in range(_TIMES)),
             "a network learns": max(_learning(pool) for _ in range(_TIMES)),
+            "PPO's rollout": max(_rollout(pool) for _ in range(_TIMES)),
+            "PPO learns": max(_ppo(pool) for _ in range(_TIMES)),
+            "PPO learns, stock loop and buffer": max(_stock_ppo(pool) for _ in range(_TIMES)),
         }
     finally:
         torch.set_num_threads(before)
@@ -55,6 +65,26 @@ def _choosing(pool: Pool) -> float:
 
 def _learning(pool: Pool) -> float:
     return _rate(16 * 256, lambda: taught(pool, Lessons(steps=16, batch=256)))
+
+
+def _rollout(pool: Pool) -> float:
+    model = DevicePPO(Campaigns(pool, _PPO_BATCH), **_PPO)
+    _, callback = model._setup_learn(_PPO_BATCH)
+    return _rate(
+        _PPO_BATCH * _PPO_STEPS,
+        lambda: model.collect_rollouts(None, callback, model.rollout_buffer, _PPO_STEPS),
+    )
+
+
+def _ppo(pool: Pool) -> float:
+    model = DevicePPO(Campaigns(pool, _PPO_BATCH), weak_epochs=0, **_PPO)
+    return _rate(_PPO_BATCH * _PPO_STEPS, lambda: model.learn(_PPO_BATCH * _PPO_STEPS))
+
+
+def _stock_ppo(pool: Pool) -> float:
+    """The same network, epochs and minibatches on the same simulator, with sb3-contrib's own loop and buffer."""
+    model = MaskablePPO(SetPolicy, CampaignsVecEnv(Campaigns(pool, _PPO_BATCH)), **_PPO)
+    return _rate(_PPO_BATCH * _PPO_STEPS, lambda: model.learn(_PPO_BATCH * _PPO_STEPS))
 
 
 def _rate(experiments: int, run: Callable[[], object]) -> float:

@@ -120,6 +120,21 @@ def after(rows: torch.Tensor, shown: Shown, now_h: torch.Tensor) -> torch.Tensor
     return torch.stack(columns, dim=-1)
 
 
+BY_KIND: Final = ("weakness", "resilient", "confirmed", "evidence", "effect_last")
+"""What is known of one kind of fault on one component, all its levels together: sums of counts, else the highest."""
+
+
+def by_kind(levels: torch.Tensor) -> torch.Tensor:
+    """Returns what is known of kinds of faults, shape (…, len(BY_KIND)).
+
+    Args:
+        levels: histories, shape (…, levels, len(HISTORY_FEATURES)).
+    """
+    counts = [levels[..., COLUMN[name]].sum(-1) for name in BY_KIND[:2]]
+    highest = [levels[..., COLUMN[name]].amax(-1) for name in BY_KIND[2:]]
+    return torch.stack(counts + highest, dim=-1)
+
+
 def as_seen(history: torch.Tensor, now_h: torch.Tensor) -> torch.Tensor:
     """Returns histories as an agent sees them: how long ago, in hours up to one, in place of when.
 

@@ -20,7 +20,7 @@ from actuators.fault import Fault, Target
 from envs import encoding
 from envs.confirmation import Cell, Confirmations
 from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM
-from envs.history import HISTORY_FEATURES, Shown, Told, after, never_tried
+from envs.history import HISTORY_FEATURES, Shown, Told, after, by_kind, never_tried
 from envs.scoring import Evidence, Verdict
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
 from envs.simulator.gym_env import SimulatedChaosEnv, SimulatedChaosVectorEnv
@@ -373,6 +373,15 @@ def test_no_feature_is_constant_and_a_linear_probe_beats_chance(pool):
     positive = y[half:] > 0
     auc = (rank[positive].mean() - (positive.sum() - 1) / 2) / (~positive).sum()
     assert auc > 0.6, float(auc)
+
+
+def test_what_is_kept_by_kind_is_what_the_history_says(pool):
+    campaigns, random = Campaigns(pool, 256, seed=7, budget_min=(5.0, 8.0)), torch.Generator().manual_seed(5)
+    ended = 0
+    for _ in range(20):
+        ended += int(campaigns.step(random_actions(campaigns, random)).over.sum())
+        assert torch.equal(campaigns.by_kind, by_kind(campaigns.state.history))
+    assert ended, "campaigns began anew on the way"
 
 
 def test_one_real_cluster_and_thousands_are_encoded_alike(pool):

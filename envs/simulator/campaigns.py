@@ -18,7 +18,7 @@ from actuators.catalogue import LEVELS
 
 from ..chaos import Reward
 from ..encoding import BUDGET_FEATURES, COMPONENT_FEATURES, ClusterState, arm_attributes
-from ..history import LONG_MIN, Shown, Told, after, never_tried
+from ..history import BY_KIND, LONG_MIN, Shown, Told, after, by_kind, never_tried
 from .pool import KINDS, TRUTH, WEAKNESSES, Pool
 
 ARMS_OF_ONE: Final = len(KINDS) * len(LEVELS)
@@ -64,6 +64,16 @@ class Step:
 
 class Campaigns:
     """A batch of campaigns.
+
+    Attributes:
+        state: what can be known of every campaign's cluster.
+        by_kind: what of that concerns kinds of faults on components, shape (B, C, K, len(BY_KIND)); kept up to date
+            with `state.history`, so that nobody has to read all of that in every step.
+        cluster: on which cluster of the pool each campaign is, int64, shape (B,).
+        budget_min: minutes of each campaign, shape (B,).
+        spent_min: minutes spent, shape (B,).
+        experiments: how many there were, shape (B,).
+        confirmed: distinct weaknesses confirmed, shape (B,).
 
     Args:
         pool: clusters to begin on.
@@ -116,6 +126,7 @@ class Campaigns:
             budget=torch.zeros((count, len(BUDGET_FEATURES)), device=device),
             now_h=torch.zeros(count, device=device),
         )
+        self.by_kind = torch.zeros((count, places, len(KINDS), len(BY_KIND)), device=device)
         self._available = self.state.available.view(count, self.arms)
         self._history = self.state.history.view(count, self.arms, -1)
         first = clusters if clusters is not None else self._drawn(count)
@@ -178,6 +189,8 @@ class Campaigns:
         before = self._history[self._row, arm]
         rows = torch.where(acts[:, None], after(before, shown, now_h), before)
         self._history[self._row, arm] = rows
+        kind = arm % ARMS_OF_ONE // len(LEVELS)
+        self.by_kind[self._row, component, kind] = by_kind(self.state.history[self._row, component, kind])
         self.state.now_h.copy_(now_h)
         self.spent_min += shown.cost_min
         self.experiments += acts
@@ -286,6 +299,7 @@ class Campaigns:
         self.state.graph[rows] = self.pool.graph[clusters]
         self._available[rows] = self.pool.available[clusters]
         self._history[rows] = never_tried(1, device=self.device)
+        self.by_kind[rows] = 0.0
         self._tell_budget()
 
     def _tell_budget(self) -> None:

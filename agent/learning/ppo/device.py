@@ -14,10 +14,9 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
-from envs import encoding
 from envs.simulator.campaigns import Campaigns
 
-from .looks import Kept, looks_at
+from .looks import Kept, looks_on
 from .set_policy import SetPolicy
 from .vec_env import CampaignsVecEnv
 
@@ -163,7 +162,7 @@ class DevicePPO(MaskablePPO):
         campaigns, ended = self.campaigns, []
         with torch.no_grad():
             for _ in range(n_rollout_steps):
-                looks = looks_at(encoding.seen(campaigns.state), campaigns.masks())
+                looks = looks_on(campaigns)
                 actions, values, log_prob, kept = self.policy.choose(looks)
                 per_component = looks.open.shape[2]
                 weak = campaigns.weak_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
@@ -178,7 +177,7 @@ class DevicePPO(MaskablePPO):
                 callback.update_locals({"self": self, "rewards": step.reward, "dones": step.over})
                 if not callback.on_step():
                     return False
-            looks = looks_at(encoding.seen(campaigns.state), campaigns.masks())
+            looks = looks_on(campaigns)
             rollout_buffer.finish(self.policy.choose(looks, deterministic=True)[1])
         over, earned, lasted = torch.stack(ended, dim=1).flatten(1).cpu()
         for reward, length in zip(earned[over > 0].tolist(), lasted[over > 0].tolist(), strict=True):

@@ -11,18 +11,10 @@ from typing import Final, NamedTuple
 import torch
 
 from envs.encoding import ARM_FEATURES, ROLES
-from envs.history import COLUMN, HISTORY_FEATURES
+from envs.history import BY_KIND, HISTORY_FEATURES, as_seen, by_kind
+from envs.simulator.campaigns import Campaigns
 
-STATS: Final = (
-    "weak",
-    "resilient",
-    "confirmed",
-    "evidence",
-    "effect",
-    "weak_in_role",
-    "resilient_in_role",
-    "confirmed_in_role",
-)
+STATS: Final = (*BY_KIND, *(f"{name}_in_role" for name in BY_KIND[:3]))
 """What is known of one kind of fault on one component, all levels together, and on others of its role.
 
 What is allowed is not among it: SB3 asks what a state is worth without saying what is masked in it."""
@@ -38,8 +30,10 @@ class Looks(NamedTuple):
         graph: 1 where the row's component depends on the column's, shape (N, C, C).
         stats: shape (N, C, K, len(STATS)).
         budget: shape (N, features).
-        history: of every arm as it is seen, shape (N, C, M, len(HISTORY_FEATURES)).
+        history: of every arm, shape (N, C, M, len(HISTORY_FEATURES)).
         open: which arms are allowed, shape (N, C, M), bool.
+        now_h: the campaigns' clocks where the history is as it is kept, None where it is as it is seen; see
+            `envs.history.as_seen`.
     """
 
     components: torch.Tensor
@@ -48,17 +42,19 @@ class Looks(NamedTuple):
     budget: torch.Tensor
     history: torch.Tensor
     open: torch.Tensor
+    now_h: torch.Tensor | None = None
 
     def at(self, component: torch.Tensor) -> Kept:
         """Returns no more than it takes to judge the choice of one component in each state, int64, shape (N,)."""
         row = torch.arange(len(component), device=component.device)
+        history = self.history[row, component]
         return Kept(
             self.components,
             self.graph,
             self.stats,
             self.budget,
             self.open.any(-1),
-            self.history[row, component],
+            history if self.now_h is None else as_seen(history, self.now_h),
             self.open[row, component],
         )
 
@@ -98,21 +94,30 @@ def looks_at(seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None) -> Lo
         else masks[:, :-1].bool().view(n, c, k * levels)
     )
 
-    def of(name: str) -> torch.Tensor:
-        return history[..., COLUMN[name]]
-
-    weak, resilient, confirmed = of("weakness").sum(-1), of("resilient").sum(-1), of("confirmed").amax(-1)
-    role = components[..., :_ROLES]
-    stats = torch.stack(
-        [
-            weak,
-            resilient,
-            confirmed,
-            of("evidence").amax(-1),
-            of("effect_last").amax(-1),
-            *(role @ (role.transpose(1, 2) @ each) - each for each in (weak, resilient, confirmed)),
-        ],
-        dim=-1,
-    )
     flat = history.reshape(n, c, k * levels, len(HISTORY_FEATURES))
+    stats = _with_others_of_role(components, by_kind(history))
     return Looks(components, seen["graph"], stats, seen["budget"], flat, allowed)
+
+
+def looks_on(campaigns: Campaigns) -> Looks:
+    """Returns what the policy looks at in simulated campaigns: the same, and nothing large is read or copied."""
+    state, masks = campaigns.state, campaigns.masks()
+    n, c, k, levels = state.available.shape
+    return Looks(
+        state.components.clone(),
+        state.graph.clone(),
+        _with_others_of_role(state.components, campaigns.by_kind),
+        state.budget.clamp(0.0, 1.0),
+        state.history.view(n, c, k * levels, len(HISTORY_FEATURES)),
+        masks[:, :-1].reshape(n, c, k * levels),
+        state.now_h,
+    )
+
+
+def _with_others_of_role(components: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    """Adds to what is known of kinds, shape (N, C, K, …), what is known of them on others of the role."""
+    n, c, k, _ = kinds.shape
+    role = components[..., :_ROLES]
+    counts = kinds[..., :3].reshape(n, c, k * 3)
+    others = role @ (role.transpose(1, 2) @ counts) - counts
+    return torch.cat([kinds, others.view(n, c, k, 3)], dim=-1)
