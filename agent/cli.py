@@ -215,6 +215,14 @@ def train(
 
 
 @app.command()
+def calibrate(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on a real cluster.")]) -> None:
+    """Says how well simulated clusters agree with what runs on a real one have shown."""
+    from .learning.realism import lines_of, realism
+
+    typer.echo("\n".join(lines_of(realism(runs))))
+
+
+@app.command()
 def shams(
     config: Config = DEFAULT_CONFIG,
     starts: Annotated[int, typer.Option(min=1, help="Starts of the cluster to record.")] = 2,
