@@ -44,9 +44,8 @@ def revealed(env: ChaosEnv, switch: str, sign: Sign, state: str):
     fault = telling_fault(env, sign)
     began_s = time.monotonic()
     outcome = env.experiment(fault)
-    if (
-        outcome.verdict is Verdict.INVALID
-    ):  # it has shown nothing: the host stood still, or the platform's routine ended it
+    if outcome.verdict is Verdict.INVALID:
+        # It has shown nothing: the host stood still for a while, or the platform's routine ended the fault.
         print(switch, state, "again:", outcome.score.reason)
         outcome = env.experiment(fault)
     back = "never" if outcome.score.recovery_s is None else f"{outcome.score.recovery_s:.1f} s"
