@@ -235,6 +235,15 @@ def test_a_running_platform_is_never_swept_away(ends, tmp_path, short_root) -> N
     guarded.ended()
 
 
+@pytest.fixture
+def heeds_hangups() -> Iterator[None]:
+    """Lets what a test starts heed SIGHUP, which under `nohup` all of it would have inherited to ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeds_hangups")
 def test_what_a_killed_guard_leaves_is_found_and_ended(ends, tmp_path, short_root) -> None:
     guarded = start(ends, tmp_path, short_root, STAYS)
     platform, stopped, *others = guarded.tree()
