@@ -18,9 +18,8 @@ from envs import encoding
 from envs.simulator.campaigns import MOST_EXPERIMENTS, Campaigns
 from envs.simulator.pool import Pool
 
-from .arms import Surroundings
 from .policy import Policy
-from .posterior import ArmNetwork, best_bets
+from .posterior import ArmNetwork, best_bets, odds_of
 from .worth import worth_per_minute
 
 Chooser: TypeAlias = Callable[[Campaigns], torch.Tensor]
@@ -147,10 +146,7 @@ def statically(network: ArmNetwork) -> Chooser:
     def choose(campaigns: Campaigns) -> torch.Tensor:
         seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
         if not first or bool((campaigns.experiments == 0).all()):
-            rows, arms = allowed.nonzero(as_tuple=True)
-            odds = torch.zeros(allowed.shape, device=allowed.device)
-            odds[rows, arms] = network(Surroundings(seen).inputs(rows, arms)).sigmoid()
-            first[0] = odds
+            first[0] = odds_of(network, seen, allowed)
         tried = seen["arms"][..., encoding.OBSERVED_ARM.index("tried")].flatten(1)
         showed = seen["arms"][..., encoding.OBSERVED_ARM.index("weakness")].flatten(1)
         odds = torch.where((tried > 0) & (showed == 0), 0.01 * first[0], first[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def train(lessons: Lessons, generator: Generator, path: Path, console: Console, 
 
 def held_out(network: ArmNetwork, generator: Generator) -> dict[str, dict[str, float]]:
     """Returns the figures of a network and its rivals on clusters that nobody has learnt on; see `arena.compared`."""
-    pool = pool_of(replace(generator), _HELD_OUT, seed=_HELD_OUT_SEED)
+    pool = pool_of(generator, _HELD_OUT, seed=_HELD_OUT_SEED)
     choosers = {
         "random": randomly(0),
         "round_robin": one_by_one([RoundRobinPolicy()] * _HELD_OUT),
