@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from ...errors import TargetNotFound
+from ...errors import InjectionFailed, TargetNotFound
 from ...fault import Target
 from ...node import Node
 from .hold import is_same_process, send
@@ -42,11 +42,23 @@ class LocalNodes:
         return Node(name, raylet)
 
     def take_down(self, node: Node) -> None:
-        """Freezes the raylet and all its descendants, then kills them, the raylet last."""
+        """Freezes the raylet and all its descendants, kills them, the raylet last, and waits until they are gone.
+
+        Raises:
+            InjectionFailed: one of them does not end.
+        """
         raylet = _process(node)
-        if is_same_process(*raylet):
-            for process in reversed(_frozen(raylet)):
-                send(*process, signal.SIGKILL)
+        if not is_same_process(*raylet):
+            return
+        tree = _frozen(raylet)
+        for process in reversed(tree):
+            send(*process, signal.SIGKILL)
+        # The kernel ends them in any order, and a node without its raylet counts as lost.
+        deadline_s = time.monotonic() + ANSWER_WITHIN_S
+        while left := [pid for pid, start_ticks in tree if is_same_process(pid, start_ticks)]:
+            if time.monotonic() > deadline_s:
+                raise InjectionFailed(f"processes {left} of {node.id} were killed and do not end")
+            time.sleep(_LOOK_AGAIN_S)
 
     def let_go(self, node: Node) -> None:
         """Lets the raylet and its descendants run, if it is still there."""
