@@ -23,8 +23,8 @@ from .learning.train import Lessons, taught
 COMPONENTS = 16
 _BATCH = 4096
 _TIMES = 3
-_PPO_BATCH, _PPO_STEPS = 128, 32
-_PPO: dict[str, Any] = {"n_steps": _PPO_STEPS, "batch_size": 1024, "n_epochs": 2}
+_PPO_BATCH, _PPO_STEPS = 512, 32
+_PPO: dict[str, Any] = {"n_steps": _PPO_STEPS, "batch_size": 2048, "n_epochs": 2}
 
 
 def rates(threads: int) -> dict[str, float]:

@@ -124,6 +124,10 @@ BY_KIND: Final = ("weakness", "resilient", "confirmed", "evidence", "effect_last
 """What is known of one kind of fault on one component, all its levels together: sums of counts, else the highest."""
 
 
+IN_ROLE: Final = tuple(f"{name}_in_role" for name in BY_KIND[:3])
+"""Beside it, sums over the other components of the role: what is amiss with one is often so with its like."""
+
+
 def by_kind(levels: torch.Tensor) -> torch.Tensor:
     """Returns what is known of kinds of faults, shape (…, len(BY_KIND)).
 
@@ -133,6 +137,21 @@ def by_kind(levels: torch.Tensor) -> torch.Tensor:
     counts = [levels[..., COLUMN[name]].sum(-1) for name in BY_KIND[:2]]
     highest = [levels[..., COLUMN[name]].amax(-1) for name in BY_KIND[2:]]
     return torch.stack(counts + highest, dim=-1)
+
+
+def in_role(role: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    """Returns what is known of kinds of faults on the other components of each one's role.
+
+    Args:
+        role: of every component, one hot, all zero where there is none, shape (B, C, roles).
+        kinds: as `by_kind` returns it, shape (B, C, K, len(BY_KIND)).
+
+    Returns:
+        Shape (B, C, K, len(IN_ROLE)).
+    """
+    counts = kinds[..., : len(IN_ROLE)]
+    flat = counts.flatten(2)
+    return (role @ (role.transpose(1, 2) @ flat) - flat).view(counts.shape)
 
 
 def as_seen(history: torch.Tensor, now_h: torch.Tensor) -> torch.Tensor:

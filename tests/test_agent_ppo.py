@@ -150,6 +150,24 @@ def test_with_nothing_allowed_it_stops(pool):
     assert torch.allclose(log_prob, torch.zeros_like(log_prob), atol=1e-5)
 
 
+def test_on_a_leash_the_entropy_says_how_far_it_has_strayed(pool):
+    model, usual = device_ppo(pool), device_ppo(pool).policy
+    usual.load_state_dict(model.policy.state_dict())
+    looks = looks_at(encoding.seen(model.campaigns.state), model.campaigns.masks())
+    with torch.no_grad():
+        actions, _, _, kept = model.policy.choose(looks)
+        alone = model.policy.judge(kept, actions)
+        model.policy.leashed_to(usual)
+        near = model.policy.judge(kept, actions)
+        model.policy.choice.weight.mul_(3.0)
+        far = model.policy.judge(kept, actions)
+    assert (alone[2] > 0.0).all()
+    assert torch.equal(near[1], alone[1])
+    assert torch.allclose(near[2], torch.zeros(8), atol=1e-6)
+    assert (far[2] < -1e-6).all()
+    assert len(list(model.policy.parameters())) == len(list(usual.parameters())), "the leash is no part of the policy"
+
+
 def test_the_buffer_is_allocated_once(pool):
     model = device_ppo(pool)
     first = [each.data_ptr() for each in collected(model)._kept]

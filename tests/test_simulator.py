@@ -19,8 +19,8 @@ from actuators.errors import BadInput
 from actuators.fault import Fault, Target
 from envs import encoding
 from envs.confirmation import Cell, Confirmations
-from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM
-from envs.history import HISTORY_FEATURES, Shown, Told, after, by_kind, never_tried
+from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM, ROLES
+from envs.history import HISTORY_FEATURES, Shown, Told, after, by_kind, in_role, never_tried
 from envs.scoring import Evidence, Verdict
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
 from envs.simulator.gym_env import SimulatedChaosEnv, SimulatedChaosVectorEnv
@@ -380,7 +380,11 @@ def test_what_is_kept_by_kind_is_what_the_history_says(pool):
     ended = 0
     for _ in range(20):
         ended += int(campaigns.step(random_actions(campaigns, random)).over.sum())
-        assert torch.equal(campaigns.by_kind, by_kind(campaigns.state.history))
+        kinds = by_kind(campaigns.state.history)
+        role = campaigns.state.components[..., : len(ROLES) + 1]
+        assert torch.equal(campaigns.by_kind, kinds)
+        assert torch.equal(campaigns.in_role, in_role(role, kinds))
+        assert torch.equal(campaigns.able, campaigns.state.available.any((-1, -2)))
     assert ended, "campaigns began anew on the way"
 
 

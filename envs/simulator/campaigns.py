@@ -17,8 +17,8 @@ import torch
 from actuators.catalogue import LEVELS
 
 from ..chaos import Reward
-from ..encoding import BUDGET_FEATURES, COMPONENT_FEATURES, ClusterState, arm_attributes
-from ..history import BY_KIND, LONG_MIN, Shown, Told, after, by_kind, never_tried
+from ..encoding import BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, ClusterState, arm_attributes
+from ..history import BY_KIND, IN_ROLE, LONG_MIN, Shown, Told, after, by_kind, never_tried
 from .pool import KINDS, TRUTH, WEAKNESSES, Pool
 
 ARMS_OF_ONE: Final = len(KINDS) * len(LEVELS)
@@ -69,6 +69,9 @@ class Campaigns:
         state: what can be known of every campaign's cluster.
         by_kind: what of that concerns kinds of faults on components, shape (B, C, K, len(BY_KIND)); kept up to date
             with `state.history`, so that nobody has to read all of that in every step.
+        in_role: the same on others of each component's role, shape (B, C, K, len(IN_ROLE)).
+        able: which components have an arm that is available, shape (B, C), bool.
+        hit_at_h: when components were last hit, hours on the campaigns' clocks, shape (B, C); -1 for never.
         cluster: on which cluster of the pool each campaign is, int64, shape (B,).
         budget_min: minutes of each campaign, shape (B,).
         spent_min: minutes spent, shape (B,).
@@ -115,7 +118,7 @@ class Campaigns:
         self.experiments = torch.zeros(count, device=device)
         self.confirmed = torch.zeros(count, device=device)
         self._paid = torch.zeros((count, WEAKNESSES), dtype=torch.bool, device=device)
-        self._hit_at_h = torch.full((count, places), _LAST_TRY, device=device)
+        self.hit_at_h = torch.full((count, places), _LAST_TRY, device=device)
         self._was_hit = torch.zeros(count, dtype=torch.long, device=device)
         self.state = ClusterState(
             components=torch.zeros((count, places, len(COMPONENT_FEATURES)), device=device),
@@ -126,7 +129,13 @@ class Campaigns:
             budget=torch.zeros((count, len(BUDGET_FEATURES)), device=device),
             now_h=torch.zeros(count, device=device),
         )
-        self.by_kind = torch.zeros((count, places, len(KINDS), len(BY_KIND)), device=device)
+        self.by_kind, self.in_role = (
+            torch.zeros((count, places, len(KINDS), len(names)), device=device) for names in (BY_KIND, IN_ROLE)
+        )
+        self.able = torch.zeros((count, places), dtype=torch.bool, device=device)
+        self._role = torch.zeros((count, places), dtype=torch.int8, device=device)
+        self._pool_role = _role_of(pool.components)
+        self._pool_able = pool.available.view(len(pool), places, ARMS_OF_ONE).any(-1)
         self._available = self.state.available.view(count, self.arms)
         self._history = self.state.history.view(count, self.arms, -1)
         first = clusters if clusters is not None else self._drawn(count)
@@ -189,8 +198,7 @@ class Campaigns:
         before = self._history[self._row, arm]
         rows = torch.where(acts[:, None], after(before, shown, now_h), before)
         self._history[self._row, arm] = rows
-        kind = arm % ARMS_OF_ONE // len(LEVELS)
-        self.by_kind[self._row, component, kind] = by_kind(self.state.history[self._row, component, kind])
+        self._tell_kinds(component, arm % ARMS_OF_ONE // len(LEVELS))
         self.state.now_h.copy_(now_h)
         self.spent_min += shown.cost_min
         self.experiments += acts
@@ -243,7 +251,7 @@ class Campaigns:
         anomaly = torch.where(told == Told.WEAKNESS, (truth[:, _T["anomaly_score"]] + wobble).clamp(0.05, 1.0), 0.0)
         effect = torch.where(invalid, 0.0, (truth[:, _T["effect"]] + 0.5 * wobble).clamp(0.0, 1.0))
         waiting_min = (
-            self._hit_at_h[self._row, component] + pool.cooldown_min[cluster, component] / LONG_MIN - self.state.now_h
+            self.hit_at_h[self._row, component] + pool.cooldown_min[cluster, component] / LONG_MIN - self.state.now_h
         ).clamp(min=0.0) * LONG_MIN
         cost = truth[:, _T["cost_min"]] + waiting_min + torch.where(shows, pool.recover_min[cluster, component], 0.0)
         told = torch.where(acts, told, Told.NOTHING)
@@ -257,12 +265,22 @@ class Campaigns:
         return shown, p, weak, truth
 
     def _dependency_was_hit(self, component: torch.Tensor) -> torch.Tensor:
-        recently = self.state.now_h[:, None] - self._hit_at_h <= _RECENT_H
-        recently &= self._hit_at_h >= 0.0
+        recently = self.state.now_h[:, None] - self.hit_at_h <= _RECENT_H
+        recently &= self.hit_at_h >= 0.0
         return (self.state.graph[self._row, component].bool() & recently).any(1)
 
     def _has_drifted(self) -> torch.Tensor:
         return self.spent_min >= self.pool.drift_at_min[self.cluster]
+
+    def _tell_kinds(self, component: torch.Tensor, kind: torch.Tensor) -> None:
+        """Brings up to date what is known of a kind on a component, and on its like."""
+        here = (self._row, component, kind)
+        known = by_kind(self.state.history[here])
+        gained = (known - self.by_kind[here])[:, : len(IN_ROLE)]
+        like = self._role == self._role[self._row, component][:, None]
+        like[self._row, component] = False
+        self.in_role[self._row, :, kind] += like[..., None] * gained[:, None, :]
+        self.by_kind[here] = known
 
     def _touch(self, component: torch.Tensor, acts: torch.Tensor, shown: Shown) -> None:
         """Notes who was hit and when, and lets it show: the last one hit is not all back yet."""
@@ -272,8 +290,8 @@ class Campaigns:
         ready = components[self._row, component, _READY]
         components[self._row, component, _READY] = torch.where(acts, ready * hurt, ready)
         self._was_hit = torch.where(acts, component, self._was_hit)
-        before = self._hit_at_h[self._row, component]
-        self._hit_at_h[self._row, component] = torch.where(acts, self.state.now_h, before)
+        before = self.hit_at_h[self._row, component]
+        self.hit_at_h[self._row, component] = torch.where(acts, self.state.now_h, before)
 
     # ---- beginnings -----------------------------------------------------------------------------------------------
 
@@ -289,7 +307,7 @@ class Campaigns:
         for counter in (self.spent_min, self.experiments, self.confirmed, self.state.now_h):
             counter[rows] = 0.0
         self._paid[rows] = False
-        self._hit_at_h[rows] = _LAST_TRY
+        self.hit_at_h[rows] = _LAST_TRY
         self._was_hit[rows] = 0
         components = self.pool.components[clusters]
         luck = torch.randn(components.shape[:2], generator=self._random, device=self.device)
@@ -298,8 +316,9 @@ class Campaigns:
         self.state.components[rows] = components
         self.state.graph[rows] = self.pool.graph[clusters]
         self._available[rows] = self.pool.available[clusters]
-        self._history[rows] = never_tried(1, device=self.device)
-        self.by_kind[rows] = 0.0
+        self._history.index_copy_(0, rows, never_tried(len(rows), self.arms, device=self.device))
+        self.by_kind[rows], self.in_role[rows] = 0.0, 0.0
+        self._role[rows], self.able[rows] = self._pool_role[clusters], self._pool_able[clusters]
         self._tell_budget()
 
     def _tell_budget(self) -> None:
@@ -310,3 +329,9 @@ class Campaigns:
         budget[:, _SPENT["left_hours"]] = (left / 60.0).clamp(max=1.0)
         budget[:, _SPENT["experiments"]] = (self.experiments / 64.0).clamp(max=1.0)
         budget[:, _SPENT["confirmed"]] = (self.confirmed / 16.0).clamp(max=1.0)
+
+
+def _role_of(components: torch.Tensor) -> torch.Tensor:
+    """Returns numbers of roles, below 0 where there is no component, shape (…,), int8."""
+    role = components[..., : len(ROLES) + 1]
+    return torch.where(role.sum(-1) > 0, role.argmax(-1), -1).to(torch.int8)

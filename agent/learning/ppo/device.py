@@ -47,28 +47,19 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
         """Begins a new rollout in the old place."""
         self.pos, self.full = 0, False
 
-    def keep(
-        self,
-        kept: Kept,
-        actions: torch.Tensor,
-        values: torch.Tensor,
-        log_prob: torch.Tensor,
-        rewards: torch.Tensor,
-        over: torch.Tensor,
-        weak: torch.Tensor,
+    def chose(
+        self, kept: Kept, actions: torch.Tensor, values: torch.Tensor, log_prob: torch.Tensor, weak: torch.Tensor
     ) -> None:
-        """Keeps one step.
+        """Keeps what was chosen in which states, before these go on.
 
         Args:
             kept: of the states.
             actions: that were chosen, shape (B,).
             values: of the states, shape (B,).
             log_prob: of the actions, shape (B,).
-            rewards: that came of them, shape (B,).
-            over: whether campaigns ended, shape (B,), bool.
             weak: which arms of the chosen components are weak, shape (B, M), bool; the simulator's truth.
         """
-        numbers = {"actions": actions, "values": values, "log_prob": log_prob, "rewards": rewards, "over": over.float()}
+        numbers = {"actions": actions, "values": values, "log_prob": log_prob, "rewards": values, "over": values}
         if not self._kept:
             size = self.buffer_size
             self._kept = [torch.empty((size, *each.shape), dtype=each.dtype, device=each.device) for each in kept]
@@ -82,6 +73,16 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
         for name, number in numbers.items():
             self._numbers[name][self.pos] = number
         self._weak[self.pos] = weak
+
+    def came(self, rewards: torch.Tensor, over: torch.Tensor) -> None:
+        """Keeps what came of it.
+
+        Args:
+            rewards: shape (B,).
+            over: whether campaigns ended, shape (B,), bool.
+        """
+        self._numbers["rewards"][self.pos] = rewards
+        self._numbers["over"][self.pos] = over.float()
         self.pos += 1
         self.full = self.pos == self.buffer_size
 
@@ -166,8 +167,9 @@ class DevicePPO(MaskablePPO):
                 actions, values, log_prob, kept = self.policy.choose(looks)
                 per_component = looks.open.shape[2]
                 weak = campaigns.weak_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
+                rollout_buffer.chose(kept, actions, values, log_prob, weak & kept.open)
                 step = campaigns.step(actions)
-                rollout_buffer.keep(kept, actions, values, log_prob, step.reward, step.over, weak & kept.open)
+                rollout_buffer.came(step.reward, step.over)
                 self._earned += step.reward
                 self._lasted += 1
                 ended.append(torch.stack([step.over.float(), self._earned, self._lasted]))

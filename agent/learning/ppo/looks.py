@@ -11,15 +11,14 @@ from typing import Final, NamedTuple
 import torch
 
 from envs.encoding import ARM_FEATURES, ROLES
-from envs.history import BY_KIND, HISTORY_FEATURES, as_seen, by_kind
+from envs.history import BY_KIND, COLUMN, HISTORY_FEATURES, IN_ROLE, LONG_MIN, as_seen, by_kind, in_role
 from envs.simulator.campaigns import Campaigns
 
-STATS: Final = (*BY_KIND, *(f"{name}_in_role" for name in BY_KIND[:3]))
-"""What is known of one kind of fault on one component, all levels together, and on others of its role.
-
-What is allowed is not among it: SB3 asks what a state is worth without saying what is masked in it."""
+STATS: Final = (*BY_KIND, *IN_ROLE)
+"""What is known of one kind of fault on one component, all levels together, and on others of its role."""
 
 _ROLES = len(ROLES) + 1
+_LATELY_H = 5.0 / LONG_MIN
 
 
 class Looks(NamedTuple):
@@ -28,20 +27,27 @@ class Looks(NamedTuple):
     Attributes:
         components: features, shape (N, C, features).
         graph: 1 where the row's component depends on the column's, shape (N, C, C).
-        stats: shape (N, C, K, len(STATS)).
+        kinds: what is known of kinds on components, shape (N, C, K, len(BY_KIND)). What is allowed is not among it: SB3
+            asks what a state is worth without saying what is masked in it.
+        in_role: what is known of them on others of the role, shape (N, C, K, len(IN_ROLE)).
+        lately: how lately components were hit, 1 just now and falling by e every five minutes, shape (N, C).
         budget: shape (N, features).
         history: of every arm, shape (N, C, M, len(HISTORY_FEATURES)).
         open: which arms are allowed, shape (N, C, M), bool.
+        able: which components have one, shape (N, C), bool.
         now_h: the campaigns' clocks where the history is as it is kept, None where it is as it is seen; see
             `envs.history.as_seen`.
     """
 
     components: torch.Tensor
     graph: torch.Tensor
-    stats: torch.Tensor
+    kinds: torch.Tensor
+    in_role: torch.Tensor
+    lately: torch.Tensor
     budget: torch.Tensor
     history: torch.Tensor
     open: torch.Tensor
+    able: torch.Tensor
     now_h: torch.Tensor | None = None
 
     def at(self, component: torch.Tensor) -> Kept:
@@ -51,9 +57,11 @@ class Looks(NamedTuple):
         return Kept(
             self.components,
             self.graph,
-            self.stats,
+            self.kinds,
+            self.lately,
             self.budget,
-            self.open.any(-1),
+            self.able,
+            torch.cat([self.kinds[row, component], self.in_role[row, component]], dim=-1),
             history if self.now_h is None else as_seen(history, self.now_h),
             self.open[row, component],
         )
@@ -63,17 +71,20 @@ class Kept(NamedTuple):
     """What a rollout keeps of a state: that of all components, and the arms of the one that was chosen.
 
     Attributes:
-        components, graph, stats, budget: as in `Looks`.
-        open_components: which have an arm that is allowed, shape (N, C), bool.
-        history: of the chosen component's arms, shape (N, M, len(HISTORY_FEATURES)).
+        components, graph, kinds, lately, budget: as in `Looks`.
+        able: which components have an arm that is allowed, shape (N, C), bool.
+        here: what is known of kinds on the chosen component, shape (N, K, len(STATS)).
+        history: of its arms, shape (N, M, len(HISTORY_FEATURES)).
         open: which of these are allowed, shape (N, M), bool.
     """
 
     components: torch.Tensor
     graph: torch.Tensor
-    stats: torch.Tensor
+    kinds: torch.Tensor
+    lately: torch.Tensor
     budget: torch.Tensor
-    open_components: torch.Tensor
+    able: torch.Tensor
+    here: torch.Tensor
     history: torch.Tensor
     open: torch.Tensor
 
@@ -95,29 +106,33 @@ def looks_at(seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None) -> Lo
     )
 
     flat = history.reshape(n, c, k * levels, len(HISTORY_FEATURES))
-    stats = _with_others_of_role(components, by_kind(history))
-    return Looks(components, seen["graph"], stats, seen["budget"], flat, allowed)
+    kinds = by_kind(history)
+    others = in_role(components[..., :_ROLES], kinds)
+    lately = _lately(history[..., COLUMN["minutes_since"]].flatten(2).amin(-1))
+    return Looks(components, seen["graph"], kinds, others, lately, seen["budget"], flat, allowed, allowed.any(-1))
 
 
 def looks_on(campaigns: Campaigns) -> Looks:
-    """Returns what the policy looks at in simulated campaigns: the same, and nothing large is read or copied."""
-    state, masks = campaigns.state, campaigns.masks()
+    """Returns what the policy looks at in simulated campaigns: the same, and nothing large is read or copied.
+
+    It is a view: with the next step it shows the next states.
+    """
+    state = campaigns.state
     n, c, k, levels = state.available.shape
     return Looks(
-        state.components.clone(),
-        state.graph.clone(),
-        _with_others_of_role(state.components, campaigns.by_kind),
+        state.components,
+        state.graph,
+        campaigns.by_kind,
+        campaigns.in_role,
+        _lately(state.now_h[:, None] - campaigns.hit_at_h),
         state.budget.clamp(0.0, 1.0),
         state.history.view(n, c, k * levels, len(HISTORY_FEATURES)),
-        masks[:, :-1].reshape(n, c, k * levels),
+        state.available.view(n, c, k * levels),
+        campaigns.able,
         state.now_h,
     )
 
 
-def _with_others_of_role(components: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-    """Adds to what is known of kinds, shape (N, C, K, …), what is known of them on others of the role."""
-    n, c, k, _ = kinds.shape
-    role = components[..., :_ROLES]
-    counts = kinds[..., :3].reshape(n, c, k * 3)
-    others = role @ (role.transpose(1, 2) @ counts) - counts
-    return torch.cat([kinds, others.view(n, c, k, 3)], dim=-1)
+def _lately(ago_h: torch.Tensor) -> torch.Tensor:
+    # What is long ago, and never, is seen as an hour.
+    return (-ago_h.clamp(max=1.0) / _LATELY_H).exp()

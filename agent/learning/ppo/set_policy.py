@@ -18,7 +18,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
 from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, arm_attributes
-from envs.history import HISTORY_FEATURES
+from envs.history import BY_KIND, HISTORY_FEATURES
 from envs.simulator.pool import KINDS
 
 from .looks import STATS, Kept, Looks, looks_at
@@ -34,7 +34,8 @@ class SetPolicy(MaskableActorCriticPolicy):
         observation_space: as `envs.encoding.observation_space` makes it; its size is not learnt.
         action_space: `Discrete`, the last action stops.
         lr_schedule: learning rate by remaining progress.
-        hidden: width.
+        hidden: width of what is known of a component.
+        arm_hidden: width of what is known of an arm; there are dozens per component.
     """
 
     def __init__(
@@ -44,77 +45,80 @@ class SetPolicy(MaskableActorCriticPolicy):
         lr_schedule: Callable[[float], float],
         *args: Any,  # noqa: ANN401 (handed on)
         hidden: int = 32,
+        arm_hidden: int = 8,
         **kwargs: Any,  # noqa: ANN401 (handed on)
     ) -> None:
-        self.hidden = hidden
+        self.hidden, self.arm_hidden = hidden, arm_hidden
+        self._leash: tuple[SetPolicy, ...] = ()
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     # ---- the network ----------------------------------------------------------------------------------------------
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
-        h = self.hidden
+        h, a = self.hidden, self.arm_hidden
         attributes = arm_attributes(KINDS)
-        self.register_buffer("arm_attributes", attributes.flatten(0, 1), persistent=False)
+        self.register_buffer("arm_attributes", attributes, persistent=False)
         # A kind is what its attributes say, whatever the level.
         self.register_buffer("kind_attributes", attributes[:, 0, :-1], persistent=False)
-        self.of_component = nn.Linear(len(COMPONENT_FEATURES) + len(BUDGET_FEATURES), h)
+        self.of_component = nn.Linear(len(COMPONENT_FEATURES), h)
+        self.of_lately = nn.Linear(1, h, bias=False)
+        self.of_budget = nn.Linear(len(BUDGET_FEATURES), h, bias=False)
         self.of_kind = nn.Sequential(
-            nn.Linear(len(ARM_FEATURES) - 1, 16), nn.Tanh(), nn.Linear(16, len(STATS) * h, bias=False)
+            nn.Linear(len(ARM_FEATURES) - 1, 16), nn.Tanh(), nn.Linear(16, len(BY_KIND) * h, bias=False)
         )
         self.norm = nn.LayerNorm(h)
-        self.message = nn.Linear(4 * h, h)
+        self.message = nn.Linear(h, h)
+        self.messages = nn.ModuleList(nn.Linear(h, h, bias=False) for _ in range(3))
         self.of_all = nn.Linear(2 * h + len(BUDGET_FEATURES) + 1, h)
-        self.value = nn.Linear(h, 1)
-        self.choice = nn.Sequential(nn.Linear(2 * h, h), nn.ReLU(), nn.Linear(h, 1))
+        self.value = nn.Sequential(nn.Linear(h, h), nn.ReLU(), nn.Linear(h, 1))
+        self.choice_here = nn.Linear(h, h, bias=False)
+        self.choice_whole = nn.Linear(h, h)
+        self.choice = nn.Linear(h, 1)
         self.stop = nn.Linear(h, 1)
-        self.arm_here = nn.Linear(2 * h, h)
-        self.arm_history = nn.Linear(len(HISTORY_FEATURES), h, bias=False)
-        self.arm_kind = nn.Linear(len(STATS), h, bias=False)
-        self.arm_attribute = nn.Linear(len(ARM_FEATURES), h, bias=False)
-        self.arm = nn.Linear(h, 2)
+        self.arm_here = nn.Linear(2 * h, a)
+        self.arm_history = nn.Linear(len(HISTORY_FEATURES), a, bias=False)
+        self.arm_kind = nn.Linear(len(STATS), a, bias=False)
+        self.arm_attribute = nn.Linear(len(ARM_FEATURES), a, bias=False)
+        self.arm = nn.Linear(a, 2)
         """Logits of an arm: how likely it is chosen, and how likely it is weak."""
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
-    def _encoded(
-        self, components: torch.Tensor, graph: torch.Tensor, stats: torch.Tensor, budget: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encoded(self, seen: Looks | Kept) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns an embedding of every component, shape (N, C, H), and one of the whole, shape (N, H)."""
-        role = components[..., :_ROLES]
+        graph, role = seen.graph, seen.components[..., :_ROLES]
         inside = role.sum(-1, keepdim=True)
         weights = self.of_kind(self.kind_attributes).view(-1, self.hidden)
-        own = torch.cat([components, budget[:, None, :].expand(-1, components.shape[1], -1)], dim=-1)
-        z = (
-            torch.relu(self.norm(self.of_component(own) + stats.flatten(2) @ weights / math.sqrt(len(weights))))
-            * inside
-        )
-        around = (
-            graph @ z / graph.sum(-1, keepdim=True).clamp(min=1.0),
-            graph.transpose(1, 2) @ z / graph.sum(1)[..., None].clamp(min=1.0),
-            role @ ((role.transpose(1, 2) @ z) / role.sum(1)[..., None].clamp(min=1.0)),
-        )
-        z = torch.relu(self.message(torch.cat([z, *around], dim=-1))) * inside
+        own = self.of_component(seen.components) + self.of_budget(seen.budget)[:, None, :]
+        own = own + self.of_lately(seen.lately[..., None])
+        tried = seen.kinds.flatten(2) @ (weights / math.sqrt(len(weights)))
+        # Nobody listens to places without a component: no edge leads there, and no role.
+        z = torch.relu(self.norm(own + tried))
+        like = role @ (role / role.sum(1, keepdim=True).clamp(min=1.0)).transpose(1, 2)
+        heard = self.message(z)
+        for means, message in zip((_means(graph), _means(graph.transpose(1, 2)), like), self.messages, strict=True):
+            heard = torch.baddbmm(heard, means, message(z))
+        z = heard
+        z = torch.relu(z) * inside
         count = inside.sum(1)
         whole = torch.cat(
-            [z.sum(1) / count.clamp(min=1.0), z.amax(1), budget, count.clamp(min=1.0).log2() / 6.0], dim=-1
+            [z.sum(1) / count.clamp(min=1.0), z.amax(1), seen.budget, count.clamp(min=1.0).log2() / 6.0], dim=-1
         )
         return z, torch.relu(self.of_all(whole))
 
-    def _component_logits(self, z: torch.Tensor, whole: torch.Tensor, open_components: torch.Tensor) -> torch.Tensor:
+    def _component_logits(self, z: torch.Tensor, whole: torch.Tensor, able: torch.Tensor) -> torch.Tensor:
         """Returns log-probabilities of components and, last, of `stop`, shape (N, C + 1)."""
-        each = self.choice(torch.cat([z, whole[:, None, :].expand_as(z)], dim=-1)).squeeze(-1)
-        each = each.masked_fill(~open_components, _IMPOSSIBLE)
+        each = self.choice(torch.relu(self.choice_here(z) + self.choice_whole(whole)[:, None, :])).squeeze(-1)
+        each = each.masked_fill(~able, _IMPOSSIBLE)
         return torch.log_softmax(torch.cat([each, self.stop(whole)], dim=-1), dim=-1)
 
-    def _arm_logits(
-        self, z: torch.Tensor, whole: torch.Tensor, history: torch.Tensor, stats: torch.Tensor, allowed: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _arm_logits(self, z: torch.Tensor, whole: torch.Tensor, kept: Kept) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns log-probabilities of a component's arms, and log-odds that they are weak, shape (N, M) each."""
-        levels = history.shape[1] // stats.shape[1]
-        here = self.arm_here(torch.cat([z, whole], dim=-1))[:, None, :]
-        of_kind = self.arm_kind(stats).repeat_interleave(levels, dim=1)
-        inner = torch.relu(here + self.arm_history(history) + of_kind + self.arm_attribute(self.arm_attributes))
-        logits, weak = self.arm(inner).unbind(-1)
-        return torch.log_softmax(logits.masked_fill(~allowed, _IMPOSSIBLE), dim=-1), weak
+        n, k, _ = kept.here.shape
+        of_kind = self.arm_here(torch.cat([z, whole], dim=-1))[:, None, :] + self.arm_kind(kept.here)
+        inner = self.arm_history(kept.history).view(n, k, -1, self.arm_hidden) + of_kind[:, :, None, :]
+        inner = torch.relu(inner + self.arm_attribute(self.arm_attributes))
+        logits, weak = self.arm(inner).view(n, -1, 2).unbind(-1)
+        return torch.log_softmax(logits.masked_fill(~kept.open, _IMPOSSIBLE), dim=-1), weak
 
     # ---- choosing -------------------------------------------------------------------------------------------------
 
@@ -122,32 +126,59 @@ class SetPolicy(MaskableActorCriticPolicy):
         self, looks: Looks, *, deterministic: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Kept]:
         """Returns actions, values and log-probabilities, shape (N,) each, and what to keep to judge them later."""
-        z, whole = self._encoded(looks.components, looks.graph, looks.stats, looks.budget)
+        z, whole = self._encoded(looks)
         n, c, m = looks.open.shape
-        of_component = self._component_logits(z, whole, looks.open.any(-1))
+        of_component = self._component_logits(z, whole, looks.able)
         component = _drawn(of_component, deterministic)
         stops = component == c
         kept = looks.at(torch.where(stops, 0, component))
         row = torch.arange(n, device=component.device)
         at = torch.where(stops, 0, component)
-        of_arm, _ = self._arm_logits(z[row, at], whole, kept.history, looks.stats[row, at], kept.open)
+        of_arm, _ = self._arm_logits(z[row, at], whole, kept)
         arm = _drawn(of_arm, deterministic)
         log_prob = of_component[row, component] + torch.where(stops, 0.0, of_arm[row, arm])
         return torch.where(stops, c * m, at * m + arm), self.value(whole).squeeze(-1), log_prob, kept
 
     def judge(self, kept: Kept, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns values, log-probabilities, entropies, shape (N,) each, and log-odds of weakness, shape (N, M)."""
-        z, whole = self._encoded(kept.components, kept.graph, kept.stats, kept.budget)
-        n, c = kept.open_components.shape
+        """Returns values, log-probabilities, entropies, shape (N,) each, and log-odds of weakness, shape (N, M).
+
+        On a leash, entropies are relative ones: minus the divergence from the other policy.
+        """
+        n, c = kept.able.shape
         m = kept.history.shape[1]
         stops = actions == c * m
         component, arm = torch.where(stops, c, actions // m), torch.where(stops, 0, actions % m)
-        at, row = torch.where(stops, 0, component), torch.arange(n, device=actions.device)
-        of_component = self._component_logits(z, whole, kept.open_components)
-        of_arm, weak = self._arm_logits(z[row, at], whole, kept.history, kept.stats[row, at], kept.open)
+        row = torch.arange(n, device=actions.device)
+        of_component, of_arm, weak, whole = self._chances(kept, torch.where(stops, 0, component))
         log_prob = of_component[row, component] + torch.where(stops, 0.0, of_arm[row, arm])
-        entropy = _entropy(of_component) + torch.where(stops, 0.0, _entropy(of_arm))
-        return self.value(whole).squeeze(-1), log_prob, entropy, weak
+        usual: tuple[torch.Tensor | float, torch.Tensor | float] = (0.0, 0.0)
+        if self._leash:
+            with torch.no_grad():
+                usual = self._leash[0]._chances(kept, torch.where(stops, 0, component))[:2]
+        spread = _spread(of_component, usual[0]) + torch.where(stops, 0.0, _spread(of_arm, usual[1]))
+        return self.value(whole).squeeze(-1), log_prob, spread, weak
+
+    def _chances(self, kept: Kept, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns log-probabilities of components and of one's arms, log-odds of weakness, and the whole's embedding.
+
+        Args:
+            kept: of states.
+            at: the component, int64, shape (N,).
+        """
+        z, whole = self._encoded(kept)
+        of_arm, weak = self._arm_logits(z[torch.arange(len(at), device=at.device), at], whole, kept)
+        return self._component_logits(z, whole, kept.able), of_arm, weak, whole
+
+    def leashed_to(self, usual: SetPolicy) -> None:
+        """Makes the entropy that PPO adds to its aim one relative to another policy: minus the divergence from it.
+
+        What was learnt by imitation is then given up only for what pays, as in the fine-tuning of language models
+        (Ouyang et al., "Training language models to follow instructions with human feedback", NeurIPS 2022).
+
+        Args:
+            usual: is not changed, and no part of this policy.
+        """
+        self._leash = (usual.requires_grad_(requires_grad=False),)
 
     # ---- what sb3-contrib asks ------------------------------------------------------------------------------------
 
@@ -178,8 +209,7 @@ class SetPolicy(MaskableActorCriticPolicy):
 
     def predict_values(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
         """Returns values, shape (N, 1)."""
-        looks = self._looks(obs, None)
-        _, whole = self._encoded(looks.components, looks.graph, looks.stats, looks.budget)
+        _, whole = self._encoded(self._looks(obs, None))
         value: torch.Tensor = self.value(whole)
         return value
 
@@ -195,6 +225,11 @@ class SetPolicy(MaskableActorCriticPolicy):
         return looks_at(obs, None if masks is None else torch.as_tensor(masks, device=obs["arms"].device))
 
 
+def _means(graph: torch.Tensor) -> torch.Tensor:
+    """Returns what turns values of components into means over those that each row points at."""
+    return graph / graph.sum(-1, keepdim=True).clamp(min=1.0)
+
+
 def _drawn(log_prob: torch.Tensor, deterministic: bool) -> torch.Tensor:
     """Draws by the Gumbel-max trick, or takes the likeliest."""
     if deterministic:
@@ -203,5 +238,6 @@ def _drawn(log_prob: torch.Tensor, deterministic: bool) -> torch.Tensor:
     return (log_prob + noise).argmax(-1)
 
 
-def _entropy(log_prob: torch.Tensor) -> torch.Tensor:
-    return -(log_prob.exp() * log_prob).sum(-1)
+def _spread(log_prob: torch.Tensor, usual: torch.Tensor | float) -> torch.Tensor:
+    """Returns entropies, relative to other log-probabilities if there are any."""
+    return -(log_prob.exp() * (log_prob - usual)).sum(-1)
