@@ -56,6 +56,13 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Algorithm(StrEnum):
+    """How a policy learns."""
+
+    POSTERIOR = "posterior"
+    PPO = "ppo"
+
+
 class ClusterKind(StrEnum):
     """Which sort of cluster."""
 
@@ -69,7 +76,7 @@ def run(
     budget_min: Annotated[float | None, typer.Option(help="Minutes from the first gate to the last revert.")] = None,
     experiments: Annotated[int | None, typer.Option(help="Most experiments that the policy may choose.")] = None,
     policy: Annotated[
-        str | None, typer.Option(help="random, round_robin, thompson, posterior, or a policy's file.")
+        str | None, typer.Option(help="random, round_robin, ucb, genetic, thompson, posterior, or a policy's file.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
@@ -197,12 +204,19 @@ def benchmark(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="The policy's file, ending in .safetensors; must not exist.")],
+    algorithm: Annotated[Algorithm, typer.Option(help="How it learns.")] = Algorithm.POSTERIOR,
     steps: Annotated[int, typer.Option(min=1, help="Experiments on each cluster of the batch.")] = 3000,
     batch: Annotated[int, typer.Option(min=1, help="Clusters at once.")] = 256,
     components: Annotated[tuple[int, int], typer.Option(help="Fewest and most components of a cluster.")] = (6, 24),
     seed: Annotated[int, typer.Option(min=0, help="Seeds every random choice.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to learn.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,
+    teacher: Annotated[Path, typer.Option(help="With ppo: the posterior policy that it begins from.")] = PACKAGED
+    / "policies"
+    / "posterior.safetensors",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="With ppo: its checkpoints and logs; a training that was cut off goes on.")
+    ] = None,
 ) -> None:
     """Trains a policy on simulated clusters, and tries it on others."""
     from envs.simulator.structure import Generator
@@ -210,6 +224,21 @@ def train(
     from .learning import school
     from .learning.train import Lessons
 
+    if algorithm is Algorithm.PPO:
+        from .learning.ppo.practice import Practice
+
+        practice = Practice(steps=steps, batch=batch, seed=seed)
+        school.train_ppo(
+            practice,
+            Generator(components),
+            out,
+            Console(),
+            teacher=teacher,
+            folder=run_dir or out.with_suffix(".training"),
+            device=device,
+            threads=threads,
+        )
+        return
     lessons = Lessons(steps=steps, batch=batch, seed=seed)
     school.train(lessons, Generator(components), out, Console(), device=device, threads=threads)
 

@@ -196,7 +196,8 @@ def test_choosing_learns_nothing(network, campaigns):
 def test_what_is_stored_is_read(network, tmp_path, campaigns):
     store(network, tmp_path / "it.safetensors", {"device": "a test"})
     seen, masks = encoding.seen(campaigns.state), campaigns.masks()
-    assert torch.equal(best_bets(read(tmp_path / "it.safetensors"), seen, masks), best_bets(network, seen, masks))
+    again = read(tmp_path / "it.safetensors", ArmNetwork)
+    assert torch.equal(best_bets(again, seen, masks), best_bets(network, seen, masks))
     assert policy_named(str(tmp_path / "it.safetensors"), np.random.default_rng(0))
 
 
@@ -223,8 +224,9 @@ def described_as(**changes):
     [
         (cut_off, "changed or cut off"),
         (tampered, "changed or cut off"),
-        (described_as(encoding=1), "of encoding version 1; allowed are version"),
+        (described_as(encoding=1), "of encoding version 1; allowed is version"),
         (described_as(format=99), "of format version 99"),
+        (described_as(sort="ppo"), "of sort 'ppo'; allowed is posterior"),
         (described_as(inputs=["luck"]), "has other inputs"),
         (described_as(hidden=-3), "names -3 as its width"),
         (described_as(hidden=32), "does not hold this network"),
@@ -239,7 +241,7 @@ def test_a_damaged_policy_is_one_clear_error(tmp_path, harm, complaint):
     store(ArmNetwork(), path, {})
     harm(path)
     with pytest.raises(BadInput, match=complaint) as error:
-        read(path)
+        read(path, ArmNetwork)
     assert "\n" not in str(error.value)
 
 
@@ -249,13 +251,13 @@ def test_a_policy_of_no_numbers_is_one_clear_error(tmp_path):
         network.layers[0].weight[0, 0] = torch.nan
     store(network, tmp_path / "it.safetensors", {})
     with pytest.raises(BadInput, match="weights that are no numbers"):
-        read(tmp_path / "it.safetensors")
+        read(tmp_path / "it.safetensors", ArmNetwork)
 
 
 def test_the_shipped_policy_is_one_and_says_how_it_came_about():
     path = PACKAGED / "policies" / "posterior.safetensors"
     described = json.loads(path.with_suffix(".json").read_text())
-    assert read(path).hidden == described["hidden"]
+    assert read(path, ArmNetwork).hidden == described["hidden"]
     assert described["training"]["experiments"] > 1e5
     figures = described["training"]["held_out"]["figures"]
     assert figures["posterior"]["low"] > figures["thompson"]["high"]
@@ -272,8 +274,17 @@ def test_training_from_the_command_line(tmp_path, monkeypatch):
     out = tmp_path / "it.safetensors"
     school.train(Lessons(steps=3, batch=8), SMALL, out, Console(quiet=True), device="cpu", threads=1)
     record = json.loads(out.with_suffix(".json").read_text())["training"]
-    assert set(record["held_out"]["figures"]) == {"random", "round_robin", "thompson", "static", "posterior", "oracle"}
-    assert read(out)
+    assert set(record["held_out"]["figures"]) == {
+        "random",
+        "round_robin",
+        "ucb",
+        "genetic",
+        "thompson",
+        "static",
+        "posterior",
+        "oracle",
+    }
+    assert read(out, ArmNetwork)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +293,7 @@ def test_training_from_the_command_line(tmp_path, monkeypatch):
         (["--out", "it.zip"], "has to end in .safetensors"),
         (["--out", "taken.safetensors"], "exists already"),
         (["--out", "it.safetensors", "--components", "2", "4"], "allowed is a range within 6 to 96"),
-        (["--out", "it.safetensors", "--seed", "1000003"], "allowed is 0 to 1000002"),
+        (["--out", "it.safetensors", "--seed", "1000003"], "allowed is 0 to 1000001"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, said):

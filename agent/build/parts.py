@@ -80,18 +80,20 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
         BadInput: there is no such policy, or its file is of another version or damaged.
     """
     from ..learning.policy import RandomPolicy, RoundRobinPolicy
-    from ..learning.policy_file import read
-    from ..learning.posterior import PosteriorPolicy
+    from ..learning.policy_file import policy_in
+    from ..learning.rivals import GeneticPolicy, UcbPolicy
     from ..learning.thompson import ThompsonPolicy
 
     makers: Mapping[str, Callable[[], Policy]] = {
         "random": lambda: RandomPolicy(random),
         "round_robin": RoundRobinPolicy,
+        "ucb": lambda: UcbPolicy(random),
+        "genetic": lambda: GeneticPolicy(random),
         "thompson": lambda: ThompsonPolicy(random),
-        "posterior": lambda: PosteriorPolicy(read(PACKAGED / "policies" / "posterior.safetensors")),
+        "posterior": lambda: policy_in(PACKAGED / "policies" / "posterior.safetensors"),
     }
     if name.endswith(".safetensors"):
-        return PosteriorPolicy(read(Path(name)))
+        return policy_in(Path(name))
     if name not in makers:
         raise BadInput(f"unknown policy {name!r}; allowed are {', '.join(makers)} and files that end in .safetensors")
     return makers[name]()

@@ -10,23 +10,35 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from actuators.errors import BadInput
-from envs.encoding import VERSION
+from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, VERSION
+from envs.history import BY_KIND, HISTORY_FEATURES, IN_ROLE
 
 from .arms import ARM_INPUTS
-from .posterior import ArmNetwork
+from .policy import Policy
+from .posterior import ArmNetwork, PosteriorPolicy
+from .ppo.choosing import PpoPolicy, new_policy
+from .ppo.set_policy import SetPolicy
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+Network: TypeAlias = ArmNetwork | SetPolicy
+
+_PPO_INPUTS = (*COMPONENT_FEATURES, *BUDGET_FEATURES, *BY_KIND, *IN_ROLE, *HISTORY_FEATURES, *ARM_FEATURES)
+_SORTS: Final[Mapping[type[Network], tuple[str, tuple[str, ...]]]] = {
+    ArmNetwork: ("posterior", ARM_INPUTS),
+    SetPolicy: ("ppo", _PPO_INPUTS),
+}
 _WIDEST = 4096
+_N = TypeVar("_N", ArmNetwork, SetPolicy)
 
 
-def store(network: ArmNetwork, path: Path, record: Mapping[str, Any]) -> None:
+def store(network: Network, path: Path, record: Mapping[str, Any]) -> None:
     """Writes a network to `path` and what it is to the JSON file beside it.
 
     Args:
@@ -34,12 +46,14 @@ def store(network: ArmNetwork, path: Path, record: Mapping[str, Any]) -> None:
         path: of the weights, ending in `.safetensors`.
         record: of its training: device, steps, minutes, results.
     """
+    sort, inputs = _SORTS[type(network)]
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
     described = {
         "format": FORMAT,
+        "sort": sort,
         "encoding": VERSION,
         "hidden": network.hidden,
-        "inputs": list(ARM_INPUTS),
+        "inputs": list(inputs),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "training": dict(record),
     }
@@ -48,18 +62,32 @@ def store(network: ArmNetwork, path: Path, record: Mapping[str, Any]) -> None:
     path.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
-def read(path: Path) -> ArmNetwork:
-    """Returns the network that `store` wrote.
+def policy_in(path: Path) -> Policy:
+    """Returns what chooses by the network in a file, frozen.
 
     Raises:
-        BadInput: there is none, it is of another version, or it is damaged.
+        BadInput: as `read`.
+    """
+    if record_of(path).get("sort") == _SORTS[SetPolicy][0]:
+        return PpoPolicy(read(path, SetPolicy))
+    return PosteriorPolicy(read(path, ArmNetwork))
+
+
+def read(path: Path, of: type[_N]) -> _N:
+    """Returns the network that `store` wrote.
+
+    Args:
+        path: of the weights.
+        of: the sort of network.
+
+    Raises:
+        BadInput: there is none, it is of another sort or version, or it is damaged.
     """
     described = record_of(path)
-    for key, ours in (("format", FORMAT), ("encoding", VERSION), ("inputs", list(ARM_INPUTS))):
+    sort, inputs = _SORTS[of]
+    for key, ours in (("format", FORMAT), ("encoding", VERSION), ("sort", sort), ("inputs", list(inputs))):
         if described.get(key) != ours:
-            shown = f"has other {key}" if key == "inputs" else f"is of {key} version {described.get(key)!r}"
-            wanted = "those of this release" if key == "inputs" else f"version {ours}"
-            raise BadInput(f"policy {path} {shown}; allowed are {wanted}")
+            raise BadInput(f"policy {path} {_complaint(key, described.get(key), ours)}")
     hidden = described.get("hidden")
     if not isinstance(hidden, int) or not 1 <= hidden <= _WIDEST:
         raise BadInput(f"policy {path} names {hidden!r} as its width; allowed is 1 to {_WIDEST}")
@@ -71,14 +99,23 @@ def read(path: Path) -> ArmNetwork:
         raise BadInput(
             f"policy {path} is not the one that {path.with_suffix('.json').name} describes: it was changed or cut off"
         )
-    network = ArmNetwork(hidden)
+    network: Any = ArmNetwork(hidden) if of is ArmNetwork else new_policy(hidden)
     try:
         network.load_state_dict(load(weights))
     except (SafetensorError, RuntimeError) as error:
         raise BadInput(f"policy {path} does not hold this network: {str(error).splitlines()[0]}") from None
     if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
         raise BadInput(f"policy {path} holds weights that are no numbers")
-    return network
+    read_network: _N = network
+    return read_network
+
+
+def _complaint(key: str, theirs: object, ours: object) -> str:
+    if key == "inputs":
+        return "has other inputs; allowed are those of this release"
+    if key == "sort":
+        return f"is of sort {theirs!r}; allowed is {ours}"
+    return f"is of {key} version {theirs!r}; allowed is version {ours}"
 
 
 def record_of(path: Path) -> dict[str, Any]:

@@ -93,17 +93,17 @@ class PosteriorPolicy:
         Raises:
             BadInput: the observation holds something that is no number.
         """
-        seen, masks = _batch_of_one(observation, mask)
+        seen, masks = batch_of_one(observation, mask)
         return int(best_bets(self._network, seen, masks)[0])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
-        seen, masks = _batch_of_one(observation, mask)
+        seen, masks = batch_of_one(observation, mask)
         odds: npt.NDArray[np.float64] = odds_of(self._network, seen, masks[:, :-1])[0].double().numpy()
         return odds
 
 
-def _batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Returns an observation and a mask as a batch.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,33 @@ from rich.console import Console
 from rich.table import Table
 
 from actuators.errors import BadInput
-from envs.simulator.pool import pool_of
+from envs.simulator.pool import Pool, pool_of
 from envs.simulator.structure import Generator
 
-from .arena import Tally, compared, greedily, hit_rate, knowing, one_by_one, randomly, statically, tallied
+from .arena import Chooser, Tally, compared, greedily, hit_rate, knowing, one_by_one, randomly, statically, tallied
 from .policy import RoundRobinPolicy
-from .policy_file import store
+from .policy_file import Network, read, record_of, store
 from .posterior import ArmNetwork
+from .ppo.choosing import preferring
+from .ppo.practice import Practice, Standing, practised
+from .rivals import GeneticPolicy, UcbPolicy
 from .thompson import ThompsonPolicy
 from .train import Lessons, Progress, taught
 
 _CLUSTERS = 4096
 _HELD_OUT = 128
 _HELD_OUT_SEED = 1_000_003
-"""Held-out clusters are drawn from this seed on, which no training takes."""
+"""Held-out clusters are drawn from this seed, which no training takes."""
+
+_ASIDE = 128
+_ASIDE_SEED = 1_000_002
+"""So are those by which PPO's best policy is picked, from another."""
 
 _BUDGET_MIN = 20.0
 
 
 def train(lessons: Lessons, generator: Generator, path: Path, console: Console, *, device: str, threads: int) -> None:
-    """Trains a network and stores it with its record.
+    """Trains a network for the posterior-greedy policy and stores it with its record.
 
     Args:
         lessons: how.
@@ -46,58 +54,105 @@ def train(lessons: Lessons, generator: Generator, path: Path, console: Console, 
     Raises:
         BadInput: the path is taken or of another kind, the device is not there, or the seed is one of the held-out.
     """
-    if path.suffix != ".safetensors" or path.exists():
-        raise BadInput(f"--out {path}: {'exists already' if path.exists() else 'has to end in .safetensors'}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
-    if lessons.seed >= _HELD_OUT_SEED:
-        raise BadInput(f"--seed {lessons.seed}; allowed is 0 to {_HELD_OUT_SEED - 1}")
+    _require(path, device, lessons.seed)
     torch.set_num_threads(threads)
     began_s = time.monotonic()
-    pool = pool_of(generator, _CLUSTERS, seed=lessons.seed)
-    console.print(f"{len(pool)} clusters; choosing at random hits {hit_rate(pool):.1%}", highlight=False)
+    pool = _pool(generator, lessons.seed, console)
 
     def tell(progress: Progress) -> None:
         left_s = (lessons.steps - progress.step) * lessons.batch / progress.steps_per_s
-        console.print(
+        _say(
+            console,
             f"step {progress.step}/{lessons.steps}  loss {progress.loss:.4f}  found {progress.found:.2f} per campaign  "
             f"{progress.steps_per_s:,.0f} experiments/s  {left_s:.0f} s left",
-            highlight=False,
-            soft_wrap=True,
         )
 
     network = taught(pool.to(device), lessons, tell).cpu()
-    learnt_s = time.monotonic() - began_s
-    figures = held_out(network, generator)
-    console.print(table(figures))
-    record: dict[str, Any] = {
-        "device": torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{platform.machine()} CPU, {threads} thread(s)",
-        "torch": torch.__version__,
-        "seconds": round(learnt_s, 1),
+    record = _machine(device, threads, began_s) | {
         "experiments": lessons.steps * lessons.batch,
         "lessons": asdict(lessons),
-        "generator": _plain(asdict(generator)),
-        "held_out": {"clusters": _HELD_OUT, "budget_min": _BUDGET_MIN, "figures": figures},
     }
-    store(network, path, record)
-    console.print(f"policy: {path}", highlight=False)
+    choosers = {"posterior": greedily(network), "static": statically(network)}
+    _graduate(network, generator, path, console, record, choosers)
 
 
-def held_out(network: ArmNetwork, generator: Generator) -> dict[str, dict[str, float]]:
-    """Returns the figures of a network and its rivals on clusters that nobody has learnt on; see `arena.compared`."""
+def train_ppo(
+    practice: Practice,
+    generator: Generator,
+    path: Path,
+    console: Console,
+    *,
+    teacher: Path,
+    folder: Path,
+    device: str,
+    threads: int,
+) -> None:
+    """Trains a policy by PPO, from a teacher on, and stores it with its record.
+
+    Args:
+        practice: how.
+        generator: of the clusters.
+        path: of the policy; must not exist.
+        console: where progress goes.
+        teacher: file of the posterior-greedy policy that it begins from.
+        folder: of checkpoints and logs; a training that was cut off there goes on.
+        device: to learn on.
+        threads: of the processor.
+
+    Raises:
+        BadInput: as `train`, or the teacher cannot be read, or the folder holds another training.
+    """
+    _require(path, device, practice.seed)
+    network = read(teacher, ArmNetwork)
+    torch.set_num_threads(threads)
+    began_s = time.monotonic()
+    pool = _pool(generator, practice.seed, console)
+
+    def tell(standing: Standing) -> None:
+        _say(
+            console,
+            f"step {standing.step}/{practice.steps}  area {standing.area:.3f} (best {standing.best:.3f})  "
+            f"{standing.steps_per_s:,.0f} experiments/s  {standing.left_s:.0f} s left",
+        )
+
+    policy = practised(
+        pool.to(device),
+        pool_of(generator, _ASIDE, seed=_ASIDE_SEED).to(device),
+        practice,
+        greedily(network.to(device)),
+        folder,
+        tell,
+        lambda text: _say(console, text),
+    ).cpu()
+    record = _machine(device, threads, began_s) | {
+        "experiments": practice.steps * practice.batch,
+        "practice": asdict(practice),
+        "teacher": record_of(teacher)["sha256"],
+    }
+    network = network.cpu()
+    choosers = {"ppo": preferring(policy), "posterior": greedily(network), "static": statically(network)}
+    _graduate(policy, generator, path, console, record, choosers)
+
+
+def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str, dict[str, float]]:
+    """Returns the figures of policies and their rivals on clusters that nobody has learnt on; see `arena.compared`.
+
+    Args:
+        choosers: the policies that have learnt.
+        generator: of the clusters.
+    """
     pool = pool_of(generator, _HELD_OUT, seed=_HELD_OUT_SEED)
-    choosers = {
+    everybody: dict[str, Chooser] = {
         "random": randomly(0),
         "round_robin": one_by_one([RoundRobinPolicy()] * _HELD_OUT),
+        "ucb": one_by_one([UcbPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
+        "genetic": one_by_one([GeneticPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
         "thompson": one_by_one([ThompsonPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
-        "static": statically(network),
-        "posterior": greedily(network),
+        **choosers,
         "oracle": knowing,
     }
     tallies: dict[str, Tally] = {
-        name: tallied(choose, pool, budget_min=_BUDGET_MIN, seed=_HELD_OUT_SEED) for name, choose in choosers.items()
+        name: tallied(choose, pool, budget_min=_BUDGET_MIN, seed=_HELD_OUT_SEED) for name, choose in everybody.items()
     }
     return compared(tallies)
 
@@ -122,3 +177,48 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 (any JSON)
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return sorted(value) if isinstance(value, frozenset) else value
+
+
+def _require(path: Path, device: str, seed: int) -> None:
+    if path.suffix != ".safetensors" or path.exists():
+        raise BadInput(f"--out {path}: {'exists already' if path.exists() else 'has to end in .safetensors'}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
+    if seed >= _ASIDE_SEED:
+        raise BadInput(f"--seed {seed}; allowed is 0 to {_ASIDE_SEED - 1}")
+
+
+def _pool(generator: Generator, seed: int, console: Console) -> Pool:
+    pool = pool_of(generator, _CLUSTERS, seed=seed)
+    _say(console, f"{len(pool)} clusters; choosing at random hits {hit_rate(pool):.1%}")
+    return pool
+
+
+def _machine(device: str, threads: int, began_s: float) -> dict[str, Any]:
+    return {
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()} CPU, {threads} thread(s)",
+        "torch": torch.__version__,
+        "seconds": round(time.monotonic() - began_s, 1),
+    }
+
+
+def _graduate(
+    network: Network,
+    generator: Generator,
+    path: Path,
+    console: Console,
+    record: Mapping[str, Any],
+    choosers: Mapping[str, Chooser],
+) -> None:
+    """Tries what has learnt on clusters held out, and writes it down."""
+    figures = held_out(choosers, generator)
+    console.print(table(figures))
+    tried = {"clusters": _HELD_OUT, "budget_min": _BUDGET_MIN, "figures": figures}
+    store(network, path, {**record, "generator": _plain(asdict(generator)), "held_out": tried})
+    _say(console, f"policy: {path}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ Shapes: B campaigns, C components, K fault kinds, L levels, A = C * K * L arms.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,21 @@ _READY, _PRESENT = COMPONENT_FEATURES.index("ready_share"), COMPONENT_FEATURES.i
 _SPENT = {name: index for index, name in enumerate(BUDGET_FEATURES)}
 _CONFIRMED = 8
 _T = {name: index for index, name in enumerate(TRUTH)}
+_CHANGING = (
+    "cluster",
+    "budget_min",
+    "spent_min",
+    "experiments",
+    "confirmed",
+    "hit_at_h",
+    "by_kind",
+    "in_role",
+    "able",
+    "_role",
+    "_paid",
+    "_was_hit",
+)
+_CHANGING_STATE = ("components", "graph", "available", "history", "budget", "now_h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +167,28 @@ class Campaigns:
         if seed is not None:
             self._random.manual_seed(seed)
         self._begin(rows, self._drawn(len(rows)))
+
+    def saved(self) -> dict[str, torch.Tensor]:
+        """Returns all that changes in campaigns, luck included, under names; not copied."""
+        changing: dict[str, torch.Tensor] = {name: getattr(self, name) for name in _CHANGING}
+        changing |= {f"state.{name}": getattr(self.state, name) for name in _CHANGING_STATE}
+        return changing | {"luck": self._random.get_state()}
+
+    def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Goes on where `saved` was, on a pool and a batch like those.
+
+        Raises:
+            KeyError: something is missing.
+            ValueError: it is of another shape.
+        """
+        mine = self.saved()
+        for name, tensor in mine.items():
+            if tensor.shape != saved[name].shape:
+                raise ValueError(f"{name} is of shape {tuple(saved[name].shape)}, here {tuple(tensor.shape)}")
+        for name, tensor in mine.items():
+            if name != "luck":
+                tensor.copy_(saved[name])
+        self._random.set_state(saved["luck"].cpu())
 
     @property
     def stop(self) -> int:

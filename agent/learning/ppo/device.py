@@ -14,11 +14,16 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
+from envs.encoding import BUDGET_FEATURES
 from envs.simulator.campaigns import Campaigns
 
 from .looks import Kept, looks_on
 from .set_policy import SetPolicy
 from .vec_env import CampaignsVecEnv
+
+_LEFT = BUDGET_FEATURES.index("left_share")
+_CRITIC_RATE = 3e-3
+_CRITIC_EPOCHS = 4
 
 
 class Samples(NamedTuple):
@@ -129,15 +134,29 @@ class DevicePPO(MaskablePPO):
     Args:
         campaigns: to learn on; they have to restart by themselves.
         weak_epochs: passes of that head over each rollout, 0 for none.
+        critic_first: rollouts from which only the value is learnt: a policy that was taught otherwise loses what it
+            knows to the advantages of a critic that knows nothing.
+        hurries: whether a weakness pays by the share of the budget that is left when it is confirmed, which is its part
+            of the area under the discovery curve; in full otherwise.
         kwargs: of `MaskablePPO`.
     """
 
     policy: SetPolicy
     rollout_buffer: DeviceRolloutBuffer  # type: ignore[assignment]
 
-    def __init__(self, campaigns: Campaigns, *, weak_epochs: int = 1, **kwargs: Any) -> None:  # noqa: ANN401 (handed on)
+    def __init__(
+        self,
+        campaigns: Campaigns,
+        *,
+        weak_epochs: int = 1,
+        critic_first: int = 0,
+        hurries: bool = False,
+        **kwargs: Any,  # noqa: ANN401 (handed on)
+    ) -> None:
         self.campaigns = campaigns
         self._weak_epochs = weak_epochs
+        self._critic_first = critic_first
+        self._hurries = hurries
         self._earned = torch.zeros(campaigns.count, device=campaigns.device)
         self._lasted = torch.zeros(campaigns.count, device=campaigns.device)
         super().__init__(
@@ -168,15 +187,17 @@ class DevicePPO(MaskablePPO):
                 per_component = looks.open.shape[2]
                 weak = campaigns.weak_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
                 rollout_buffer.chose(kept, actions, values, log_prob, weak & kept.open)
+                left = campaigns.state.budget[:, _LEFT].clone()
                 step = campaigns.step(actions)
-                rollout_buffer.came(step.reward, step.over)
-                self._earned += step.reward
+                reward = step.reward - (1.0 - left) * step.found if self._hurries else step.reward
+                rollout_buffer.came(reward, step.over)
+                self._earned += reward
                 self._lasted += 1
                 ended.append(torch.stack([step.over.float(), self._earned, self._lasted]))
                 self._earned = torch.where(step.over, 0.0, self._earned)
                 self._lasted = torch.where(step.over, 0.0, self._lasted)
                 self.num_timesteps += campaigns.count
-                callback.update_locals({"self": self, "rewards": step.reward, "dones": step.over})
+                callback.update_locals({"self": self, "rewards": reward, "dones": step.over})
                 if not callback.on_step():
                     return False
             looks = looks_on(campaigns)
@@ -189,6 +210,9 @@ class DevicePPO(MaskablePPO):
 
     def train(self) -> None:
         """Learns to choose, as MaskablePPO does, and then how likely the arms that were looked at are weak."""
+        if self.num_timesteps <= self._critic_first * self.n_steps * self.n_envs:
+            self._train_critic()
+            return
         super().train()
         for _ in range(self._weak_epochs):
             for samples in self.rollout_buffer.get(self.batch_size):
@@ -203,6 +227,19 @@ class DevicePPO(MaskablePPO):
                 self.policy.optimizer.step()
         if self._weak_epochs:
             self.logger.record("train/weak_loss", float(loss.detach()))
+
+    def _train_critic(self) -> None:
+        """Learns what states are worth to the policy as it is; nothing of what it chooses by is changed."""
+        optimizer = torch.optim.Adam(self.policy.value.parameters(), lr=_CRITIC_RATE)
+        for _ in range(_CRITIC_EPOCHS):
+            for samples in self.rollout_buffer.get(self.batch_size):
+                values, *_ = self.policy.judge(samples.observations, samples.actions)
+                loss = torch.nn.functional.mse_loss(values, samples.returns)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        self.policy.optimizer.zero_grad()
+        self.logger.record("train/value_loss", float(loss.detach()))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "campaigns", "_earned", "_lasted"]

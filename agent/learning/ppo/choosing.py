@@ -1,0 +1,68 @@
+"""The PPO policy as one that chooses: for all simulated campaigns at once, and for one cluster."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+
+from envs.simulator.campaigns import Campaigns
+
+from ..arena import Chooser
+from ..policy import Mask, Observation
+from ..posterior import batch_of_one
+from .looks import looks_at, looks_on
+from .set_policy import SetPolicy
+
+
+def new_policy(hidden: int) -> SetPolicy:
+    """Returns a policy that knows nothing yet; spaces say nothing of its network, which serves any size."""
+    anything = spaces.Dict({"budget": spaces.Box(0.0, 1.0, (1,))})
+    return SetPolicy(anything, spaces.Discrete(2), lambda _: 0.0, hidden=hidden)
+
+
+def preferring(policy: SetPolicy) -> Chooser:
+    """Returns the policy's likeliest choices."""
+
+    def choose(campaigns: Campaigns) -> torch.Tensor:
+        return policy.choose(looks_on(campaigns), deterministic=True)[0]
+
+    return choose
+
+
+class PpoPolicy:
+    """Takes the likeliest choice of a frozen network.
+
+    Args:
+        network: trained; is not changed.
+    """
+
+    def __init__(self, network: SetPolicy) -> None:
+        self._network = network.eval().requires_grad_(requires_grad=False)
+
+    def choose(self, observation: Observation, mask: Mask) -> int:
+        """Returns the experiment that the network prefers; stops where it prefers that, or where none is allowed.
+
+        Raises:
+            BadInput: the observation holds something that is no number.
+        """
+        seen, masks = batch_of_one(observation, mask)
+        return int(self._network.choose(looks_at(seen, masks), deterministic=True)[0][0])
+
+    def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
+        """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
+        seen, masks = batch_of_one(observation, mask)
+        looks = looks_at(seen, masks)
+        _, components, per_component = looks.open.shape
+        each = torch.arange(components)
+        everywhere = looks._replace(
+            **{
+                name: values.expand(components, *values.shape[1:])
+                for name, values in looks._asdict().items()
+                if values is not None
+            }
+        )
+        *_, weak = self._network.judge(everywhere.at(each), each * per_component)
+        odds: npt.NDArray[np.float64] = (weak.sigmoid() * looks.open[0]).flatten().double().numpy()
+        return odds

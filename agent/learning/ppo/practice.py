@@ -1,0 +1,222 @@
+"""PPO from a teacher on: imitation, a critic that learns first, then PPO on a leash, judged on clusters set aside.
+
+What is kept in the end is the policy that did best on clusters that are neither learnt on nor used to compare policies.
+A training that was cut off goes on where its last checkpoint was.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import LinearSchedule
+
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import Pool
+
+from ..arena import Chooser, knowing, randomly, tallied
+from . import checkpoint
+from .choosing import new_policy, preferring
+from .device import DevicePPO
+from .imitation import imitated
+from .set_policy import SetPolicy
+
+_ASIDE_MIN = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Practice:
+    """How a policy is trained.
+
+    Attributes:
+        imitation: experiments on each cluster of the batch for which it watches the teacher.
+        steps: experiments on each of them after that.
+        batch: clusters at once.
+        rollout: experiments on each cluster between two updates.
+        minibatch: experiments per gradient.
+        epochs: passes over a rollout.
+        critic_first: rollouts from which only the value is learnt.
+        rate: learning rate at first; it falls to nothing in a line.
+        leash: price of straying from what imitation has taught, per nat.
+        discount: of rewards, per experiment.
+        clip: of PPO.
+        hurries: see `device.DevicePPO`.
+        hidden: width of the network.
+        judged_every: rollouts between two looks at the clusters set aside, and between two checkpoints.
+        budget_min: least and most minutes of a campaign.
+        seed: of every draw.
+    """
+
+    imitation: int = 600
+    steps: int = 6400
+    batch: int = 512
+    rollout: int = 32
+    minibatch: int = 2048
+    epochs: int = 3
+    critic_first: int = 6
+    rate: float = 5e-4
+    leash: float = 0.01
+    discount: float = 0.99
+    clip: float = 0.15
+    hurries: bool = True
+    hidden: int = 32
+    judged_every: int = 10
+    budget_min: tuple[float, float] = (10.0, 60.0)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far training is.
+
+    Attributes:
+        step: experiments on each cluster of the batch.
+        area: of the policy on the clusters set aside, random 0 and oracle 1.
+        best: the highest so far.
+        steps_per_s: experiments per second, all clusters together, since it began or went on.
+        left_s: seconds that it will still take.
+    """
+
+    step: int
+    area: float
+    best: float
+    steps_per_s: float
+    left_s: float
+
+
+def practised(
+    pool: Pool,
+    aside: Pool,
+    practice: Practice,
+    teacher: Chooser,
+    folder: Path,
+    tell: Callable[[Standing], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> SetPolicy:
+    """Returns a policy that was trained on a pool's clusters.
+
+    Args:
+        pool: clusters, on the device to learn on.
+        aside: clusters by which the best policy is picked, on the same device.
+        practice: how.
+        teacher: what is imitated.
+        folder: of checkpoints and logs; a training that was cut off there goes on.
+        tell: hears of the progress now and then.
+        say: is told what begins.
+
+    Raises:
+        BadInput: the checkpoint is damaged or of another training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model, path = _model(pool, practice), folder / checkpoint.NAME
+    beside = {"usual": new_policy(practice.hidden), "best": new_policy(practice.hidden)}
+    aim = Aim(aside)
+    settings = asdict(practice) | {"budget_min": list(practice.budget_min)}
+    if path.exists():
+        best = checkpoint.restore(model, beside, path, settings)["best"]
+        say(f"goes on after {model.num_timesteps // practice.batch} of {practice.steps} steps")
+    else:
+        say(f"imitates its teacher for {practice.imitation} steps")
+        lessons = Campaigns(pool, practice.batch, seed=practice.seed + 3, budget_min=practice.budget_min)
+        agreed = imitated(model.policy, teacher, lessons, steps=practice.imitation)
+        best = aim.area(model.policy)
+        say(f"chooses as its teacher in {agreed:.0%} of states; area {best:.3f}")
+        for policy in beside.values():
+            policy.load_state_dict(model.policy.state_dict())
+    model.policy.leashed_to(beside["usual"].to(model.device))
+    formats = ["csv", *(["tensorboard"] if importlib.util.find_spec("tensorboard") else [])]
+    left = practice.steps * practice.batch - model.num_timesteps
+    if left > 0:
+        model.set_logger(configure(str(folder / f"log-{model.num_timesteps}"), formats))
+        keeper = _Keeper(practice, aim, beside, path, settings, best, tell)
+        try:
+            model.learn(left, callback=keeper, reset_num_timesteps=False)
+            keeper.look()
+        finally:
+            model.logger.close()
+    return beside["best"].eval()
+
+
+def _model(pool: Pool, practice: Practice) -> DevicePPO:
+    return DevicePPO(
+        Campaigns(pool, practice.batch, seed=practice.seed + 2, budget_min=practice.budget_min),
+        critic_first=practice.critic_first,
+        hurries=practice.hurries,
+        n_steps=practice.rollout,
+        batch_size=practice.minibatch,
+        n_epochs=practice.epochs,
+        learning_rate=LinearSchedule(practice.rate, 0.0, 1.0),
+        clip_range=practice.clip,
+        gamma=practice.discount,
+        ent_coef=practice.leash,
+        seed=practice.seed,
+        policy_kwargs={"hidden": practice.hidden},
+    )
+
+
+class Aim:
+    """What is aimed at: the area under the discovery curve on clusters set aside.
+
+    Args:
+        aside: the clusters.
+    """
+
+    def __init__(self, aside: Pool) -> None:
+        self._aside = aside
+        self._chance, self._truth = (self._mean(choose) for choose in (randomly(0), knowing))
+
+    def area(self, policy: SetPolicy) -> float:
+        """Returns a policy's area, 0 for chance and 1 for the oracle."""
+        return (self._mean(preferring(policy)) - self._chance) / (self._truth - self._chance)
+
+    def _mean(self, choose: Chooser) -> float:
+        return float(tallied(choose, self._aside, budget_min=_ASIDE_MIN, seed=0).area.mean())
+
+
+class _Keeper(BaseCallback):
+    """Looks at the clusters set aside, keeps the best policy, and writes checkpoints between two rollouts."""
+
+    def __init__(
+        self,
+        practice: Practice,
+        aim: Aim,
+        beside: Mapping[str, SetPolicy],
+        path: Path,
+        settings: Mapping[str, Any],
+        best: float,
+        tell: Callable[[Standing], None],
+    ) -> None:
+        super().__init__()
+        self._practice, self._aim, self._beside, self._tell = practice, aim, beside, tell
+        self._path, self._settings, self._best = path, settings, best
+        self._rollouts, self._began_s, self._began_at = 0, time.monotonic(), 0
+
+    def _on_training_start(self) -> None:
+        self._began_s, self._began_at = time.monotonic(), self.model.num_timesteps
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self._rollouts and self._rollouts % self._practice.judged_every == 0:
+            self.look()
+        self._rollouts += 1
+
+    def look(self) -> None:
+        """Judges the policy as it is now, and writes a checkpoint."""
+        model = cast("DevicePPO", self.model)
+        area = self._aim.area(model.policy)
+        if area > self._best:
+            self._best = area
+            self._beside["best"].load_state_dict(model.policy.state_dict())
+        self.logger.record("aside/area", area)
+        checkpoint.store(model, self._beside, self._path, self._settings, best=self._best)
+        per_s = (model.num_timesteps - self._began_at) / (time.monotonic() - self._began_s)
+        left = self._practice.steps * self._practice.batch - model.num_timesteps
+        self._tell(Standing(model.num_timesteps // self._practice.batch, area, self._best, per_s, max(0, left) / per_s))

@@ -1,0 +1,218 @@
+"""Training by PPO from a teacher on: it imitates, keeps what it was taught, and survives being cut off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from actuators.errors import BadInput
+from agent.learning.arena import greedily
+from agent.learning.policy_file import policy_in, read, store
+from agent.learning.posterior import ArmNetwork
+from agent.learning.ppo.checkpoint import NAME
+from agent.learning.ppo.choosing import PpoPolicy, new_policy, preferring
+from agent.learning.ppo.device import DevicePPO
+from agent.learning.ppo.imitation import imitated
+from agent.learning.ppo.practice import Practice, practised
+from agent.learning.ppo.set_policy import SetPolicy
+from agent.learning.reasons import Believes
+from agent.settings import PACKAGED
+from envs import encoding
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import pool_of
+from envs.simulator.structure import Generator
+from tests.test_agent_cli import backburn, refused
+
+SMALL = Generator((6, 8))
+BRIEF = Practice(
+    imitation=3, steps=48, batch=16, rollout=8, minibatch=64, epochs=1, critic_first=1, judged_every=2, hidden=8
+)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return pool_of(SMALL, 64, seed=1)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return greedily(read(PACKAGED / "policies" / "posterior.safetensors", ArmNetwork).eval())
+
+
+def trained(pool, teacher, folder, practice=BRIEF, tell=lambda _: None):
+    return practised(pool, pool_of(SMALL, 8, seed=2), practice, teacher, folder, tell)
+
+
+def test_it_comes_to_choose_as_its_teacher(pool, teacher):
+    torch.manual_seed(0)
+    policy = new_policy(32)
+    before = imitated(policy, teacher, Campaigns(pool, 64, seed=0), steps=5)
+    after = imitated(policy, teacher, Campaigns(pool, 64, seed=1), steps=150)
+    assert after > before + 0.15, (before, after)
+
+
+def test_cut_off_and_gone_on_it_ends_where_it_would_have(pool, teacher, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    told = []
+
+    def tell(standing):
+        told.append(standing)
+        if len(told) == 1:
+            shutil.copytree(whole, cut)
+
+    trained(pool, teacher, whole, tell=tell)
+    assert [standing.step for standing in told] == [16, 32, 48]
+    # Whoever goes on has another past: nothing of it may matter.
+    torch.manual_seed(99)
+    trained(pool, teacher, cut)
+    here, there = load_file(whole / NAME), load_file(cut / NAME)
+    assert here.keys() == there.keys()
+    assert [name for name in here if not torch.equal(here[name], there[name])] == []
+
+
+def test_one_that_is_done_is_not_done_again(pool, teacher, tmp_path):
+    first = trained(pool, teacher, tmp_path / "it").state_dict()
+    told = []
+    again = trained(pool, teacher, tmp_path / "it", tell=told.append).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert told == []
+
+
+def test_while_the_critic_learns_nothing_else_does(pool):
+    def played(critic_first):
+        model = DevicePPO(
+            Campaigns(pool, 8, seed=0), critic_first=critic_first, n_steps=8, batch_size=32, n_epochs=1, seed=3
+        )
+        before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+        model.learn(64)
+        after = model.policy.state_dict()
+        return {name for name in before if not torch.equal(before[name], after[name])}
+
+    assert played(1) == {name for name in new_policy(32).state_dict() if name.startswith("value.")}
+    assert "choice.weight" in played(0)
+
+
+def test_who_hurries_is_paid_less_for_what_is_found_late(pool):
+    def earned(hurries):
+        model = DevicePPO(Campaigns(pool, 32, seed=0), hurries=hurries, n_steps=24, batch_size=64, n_epochs=1, seed=3)
+        _, callback = model._setup_learn(10**6)
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, 24)
+        return model.rollout_buffer._numbers["rewards"]
+
+    usual, hurried = earned(hurries=False), earned(hurries=True)
+    found = usual > 0
+    assert found.any()
+    assert torch.equal(usual[~found], hurried[~found])
+    assert (hurried[found] < usual[found]).all()
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("harm", "practice", "complaint"),
+    [
+        (cut_off, BRIEF, "cannot be read"),
+        (lambda path: path.write_text("no checkpoint"), BRIEF, "cannot be read"),
+        (lambda path: None, replace(BRIEF, leash=0.5), "other settings"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_clear_error(pool, teacher, tmp_path, harm, practice, complaint):
+    trained(pool, teacher, tmp_path, replace(BRIEF, steps=16))
+    # Steps are settings as well: only the same training goes on.
+    harm(tmp_path / NAME)
+    with pytest.raises(BadInput, match=complaint) as error:
+        trained(pool, teacher, tmp_path, replace(practice, steps=16))
+    assert "\n" not in str(error.value)
+
+
+# ---- the policy that comes of it ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def campaigns(pool):
+    return Campaigns(pool, 16, seed=2)
+
+
+def one_of(campaigns, row):
+    seen = {name: values[row].numpy() for name, values in encoding.seen(campaigns.state).items()}
+    return seen, campaigns.masks()[row].numpy()
+
+
+def test_on_one_cluster_it_chooses_what_it_would_choose_among_many(campaigns):
+    torch.manual_seed(0)
+    network = new_policy(16)
+    policy = PpoPolicy(network)
+    for _ in range(4):
+        wanted = preferring(network)(campaigns)
+        assert [policy.choose(*one_of(campaigns, row)) for row in range(16)] == wanted.tolist()
+        campaigns.step(wanted)
+
+
+def test_its_odds_are_odds(campaigns):
+    torch.manual_seed(0)
+    policy = PpoPolicy(new_policy(16))
+    assert isinstance(policy, Believes)
+    observation, mask = one_of(campaigns, 0)
+    odds = policy.odds(observation, mask)
+    assert odds.shape == (len(mask) - 1,)
+    assert ((odds > 0) == mask[:-1]).all()
+    assert (odds < 1).all()
+
+
+def test_it_never_chooses_what_is_masked_and_stops_when_all_is(campaigns):
+    policy, random = PpoPolicy(new_policy(16)), np.random.default_rng(0)
+    observation, mask = one_of(campaigns, 0)
+    for _ in range(50):
+        fewer = mask & (random.random(len(mask)) < 0.05)
+        fewer[-1] = True
+        assert fewer[policy.choose(observation, fewer)]
+    nothing = np.zeros_like(mask)
+    nothing[-1] = True
+    assert policy.choose(observation, nothing) == len(mask) - 1
+
+
+def test_what_is_stored_is_read(tmp_path, campaigns):
+    torch.manual_seed(0)
+    network, path = new_policy(16), tmp_path / "it.safetensors"
+    store(network, path, {})
+    wanted = preferring(network)(campaigns)
+    assert torch.equal(preferring(read(path, SetPolicy))(campaigns), wanted)
+    assert policy_in(path).choose(*one_of(campaigns, 0)) == int(wanted[0])
+    with pytest.raises(BadInput, match="of sort 'ppo'; allowed is posterior"):
+        read(path, ArmNetwork)
+
+
+def test_training_from_a_teacher_writes_down_how_it_went(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.learning.school._CLUSTERS", 64)
+    monkeypatch.setattr("agent.learning.school._HELD_OUT", 8)
+    monkeypatch.setattr("agent.learning.school._ASIDE", 8)
+    from agent.learning import school
+
+    out, teacher = tmp_path / "it.safetensors", PACKAGED / "policies" / "posterior.safetensors"
+    school.train_ppo(
+        BRIEF, SMALL, out, Console(quiet=True), teacher=teacher, folder=tmp_path / "run", device="cpu", threads=1
+    )
+    record = json.loads(out.with_suffix(".json").read_text())["training"]
+    assert set(record["held_out"]["figures"]) >= {"random", "thompson", "static", "posterior", "ppo", "oracle"}
+    assert record["teacher"] == json.loads(teacher.with_suffix(".json").read_text())["sha256"]
+    assert isinstance(policy_in(out), PpoPolicy)
+    assert (tmp_path / "run" / "log-0" / "progress.csv").read_text().count("\n") > 1
+
+
+def test_without_a_teacher_it_is_one_line(tmp_path):
+    out = tmp_path / "it.safetensors"
+    refused(
+        backburn("train", "--algorithm", "ppo", "--teacher", str(tmp_path / "nobody.safetensors"), "--out", str(out)),
+        2,
+        "no nobody.json beside it",
+    )
+    assert not out.exists()

@@ -1,0 +1,122 @@
+"""What others choose by: legal, as it is told of them, and no worse than it has to be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from agent.learning.arena import compared, knowing, one_by_one, randomly, tallied
+from agent.learning.rivals import GeneticPolicy, UcbPolicy
+from envs import encoding
+from envs.encoding import OBSERVED_ARM
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import pool_of
+from envs.simulator.structure import Generator
+
+RIVALS = [GeneticPolicy, UcbPolicy]
+COLUMN = {name: index for index, name in enumerate(OBSERVED_ARM)}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return pool_of(Generator((6, 8)), 32, seed=1)
+
+
+def first_look(pool):
+    campaigns = Campaigns(pool, 1, seed=0)
+    return {name: values[0].numpy() for name, values in encoding.seen(campaigns.state).items()}, campaigns
+
+
+def tell(observation, action, **columns):
+    row = observation["arms"].reshape(-1, observation["arms"].shape[-1])[action]
+    for name, value in columns.items():
+        row[COLUMN[name]] = value
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_nothing_that_is_masked_is_chosen_and_with_nothing_left_it_stops(pool, rival):
+    observation, campaigns = first_look(pool)
+    mask, policy, random = campaigns.masks()[0].numpy(), rival(np.random.default_rng(0)), np.random.default_rng(1)
+    for _ in range(100):
+        fewer = mask & (random.random(len(mask)) < 0.1)
+        fewer[-1] = True
+        action = policy.choose(observation, fewer)
+        assert fewer[action]
+        if action < len(mask) - 1:
+            tell(observation, action, tried=1 / 8, resilient=1 / 8, effect_last=0.4)
+    nothing = np.zeros_like(mask)
+    nothing[-1] = True
+    assert policy.choose(observation, nothing) == len(mask) - 1
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_what_has_just_shown_a_weakness_is_tried_again_until_it_is_confirmed(pool, rival):
+    observation, campaigns = first_look(pool)
+    mask, policy = campaigns.masks()[0].numpy(), rival(np.random.default_rng(0))
+    action = policy.choose(observation, mask)
+    tell(observation, action, tried=1 / 8, weakness=1 / 8, evidence=0.5)
+    assert policy.choose(observation, mask) == action
+    tell(observation, action, tried=2 / 8, weakness=2 / 8, evidence=1.0, confirmed=1.0)
+    assert policy.choose(observation, mask) != action
+
+
+def test_genes_of_the_fittest_are_the_commonest(pool):
+    observation, campaigns = first_look(pool)
+    mask, policy = campaigns.masks()[0].numpy(), GeneticPolicy(np.random.default_rng(0))
+    shape = observation["arms"].shape[:3]
+    fittest = 0
+    for turn in range(10):
+        action = policy.choose(observation, mask)
+        tell(observation, action, tried=1 / 8, resilient=1 / 8, effect_last=0.9 if turn == 0 else 0.0)
+        fittest = action if turn == 0 else fittest
+    component, kind, _ = np.unravel_index(fittest, shape)
+    policy._breed(observation, mask[:-1])
+    children = [np.unravel_index(child, shape) for child in policy._waiting]
+    assert len(children) == 10
+    # Targets are drawn anew in about a third of them, kinds in half.
+    assert sum(child[0] == component for child in children) >= 4
+    assert sum(child[1] == kind for child in children) >= 2
+
+
+def test_the_genetic_algorithm_runs_nothing_twice_that_was_borne(pool):
+    observation, campaigns = first_look(pool)
+    mask, policy = campaigns.masks()[0].numpy(), GeneticPolicy(np.random.default_rng(0))
+    chosen = []
+    for _ in range(60):
+        chosen.append(policy.choose(observation, mask))
+        tell(observation, chosen[-1], tried=1 / 8, resilient=1 / 8, effect_last=0.3)
+    assert len(set(chosen)) == 60
+
+
+def test_kinds_that_paid_are_chosen_more_often(pool):
+    observation, campaigns = first_look(pool)
+    mask, policy = campaigns.masks()[0].numpy(), UcbPolicy(np.random.default_rng(0))
+    shape = observation["arms"].shape[:3]
+    arms_of = mask[:-1].reshape(shape).sum((0, 2))
+    paying = int(arms_of.argmax())
+    kinds = []
+    for _ in range(3 * int((arms_of > 0).sum())):
+        action = policy.choose(observation, mask)
+        kinds.append(int(np.unravel_index(action, shape)[1]))
+        if kinds[-1] == paying:
+            tell(observation, action, tried=2 / 8, weakness=2 / 8, confirmed=1.0)
+        else:
+            tell(observation, action, tried=1 / 8, resilient=1 / 8)
+    counts = np.bincount(kinds, minlength=shape[1])
+    assert (counts[arms_of > 0] > 0).all(), "none is forgotten"
+    assert counts[paying] < arms_of[paying], "it could have been chosen more often"
+    assert counts[paying] > np.delete(counts, paying).max()
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_it_finds_more_than_chance(pool, rival):
+    """Chance never repeats, so that what it finds is hardly ever confirmed."""
+    choosers = {
+        "random": randomly(0),
+        "rival": one_by_one([rival(np.random.default_rng(seed)) for seed in range(len(pool))]),
+        "oracle": knowing,
+    }
+    torch.manual_seed(0)
+    figures = compared({name: tallied(choose, pool, budget_min=30.0, seed=3) for name, choose in choosers.items()})
+    assert figures["rival"]["low"] > 0.0, figures
