@@ -69,19 +69,11 @@ each_sign = pytest.mark.parametrize(
 )
 
 
-NOT_BORNE_YET = {
-    "serving.autoscale": "served again by a fresh replica after 5 s, but short of it once more for 2 to 4 s around 20 s"
-}
-"""Hardened switches whose first sign is still a weakness, and why; `ground_truth.UNPLANTED` knows of it."""
-
-
 class TestHardened:
     """All on one platform, which ends before the next one starts: two at once would starve each other."""
 
     @each_sign
-    def test_hardened(self, hardened, switch, sign, request):
-        if switch in NOT_BORNE_YET:
-            request.applymarker(pytest.mark.xfail(reason=NOT_BORNE_YET[switch], raises=AssertionError, strict=True))
+    def test_hardened(self, hardened, switch, sign):
         outcome = revealed(hardened, switch, sign, "hardened")
         assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
 

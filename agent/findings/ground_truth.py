@@ -134,9 +134,6 @@ UNPLANTED: Mapping[str, Sign] = {
     "the gateway has no answer of its own when the way to the model server is narrow": Sign(
         "network.bandwidth", "model-server", _SERVING
     ),
-    "when all model servers get too little CPU time, the one that is added does not bear the load throughout": Sign(
-        "pod.cpu_stress", "model-server", _OVERLOAD
-    ),
     "all model servers have the same limit on their memory, and meet it in the same moment": Sign(
         "pod.memory_stress", "model-server", _SERVING
     ),
