@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from agent.ownership import require_own_packages
@@ -17,6 +18,9 @@ from agent.settings import PACKAGED, Settings, load  # noqa: E402
 from safety.journal import Journal  # noqa: E402
 from safety.lease import Lease  # noqa: E402
 from safety.lever import Lever  # noqa: E402
+
+# Two threads of one test wait for each other's core as soon as anything else runs: ten seconds became eighty.
+torch.set_num_threads(1)
 
 
 @pytest.fixture
