@@ -48,7 +48,8 @@ def cpu_share(intensity: float) -> float:
     """47, 72 and 92 % of the CPU time: the rest is what is left, and half the intensity leaves its square root.
 
     At the last level the embedded model server's two replicas, asked 30 times a second, answer a fifth of it between
-    them. With less left, 3 or 5 %, they answer nobody for seconds, and no replica that is added can come soon enough.
+    them. With 5 % left too many requests fail before a replica that is added can help, and with 3 % nobody is answered
+    for seconds.
     """
     return 1.0 - math.pow(_LEAST_CPU_SHARE, intensity)
 

@@ -29,7 +29,15 @@ from .ppo.set_policy import SetPolicy
 FORMAT: Final = 2
 Network: TypeAlias = ArmNetwork | SetPolicy
 
-_PPO_INPUTS = (*COMPONENT_FEATURES, *BUDGET_FEATURES, *BY_KIND, *IN_ROLE, *HISTORY_FEATURES, *ARM_FEATURES)
+_PPO_INPUTS = (
+    *COMPONENT_FEATURES,
+    "hit_lately",
+    *BUDGET_FEATURES,
+    *BY_KIND,
+    *IN_ROLE,
+    *HISTORY_FEATURES,
+    *ARM_FEATURES,
+)
 _SORTS: Final[Mapping[type[Network], tuple[str, tuple[str, ...]]]] = {
     ArmNetwork: ("posterior", ARM_INPUTS),
     SetPolicy: ("ppo", _PPO_INPUTS),

@@ -121,6 +121,7 @@ def train_ppo(
         practice,
         greedily(network.to(device)),
         folder,
+        {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]},
         tell,
         lambda text: _say(console, text),
     ).cpu()

@@ -96,6 +96,7 @@ def practised(
     practice: Practice,
     teacher: Chooser,
     folder: Path,
+    origin: Mapping[str, Any],
     tell: Callable[[Standing], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SetPolicy:
@@ -107,6 +108,7 @@ def practised(
         practice: how.
         teacher: what is imitated.
         folder: of checkpoints and logs; a training that was cut off there goes on.
+        origin: which clusters and which teacher these are, JSON; a training goes on with the same ones only.
         tell: hears of the progress now and then.
         say: is told what begins.
 
@@ -117,7 +119,7 @@ def practised(
     model, path = _model(pool, practice), folder / checkpoint.NAME
     beside = {"usual": new_policy(practice.hidden), "best": new_policy(practice.hidden)}
     aim = Aim(aside)
-    settings = asdict(practice) | {"budget_min": list(practice.budget_min)}
+    settings = {"practice": asdict(practice), "origin": dict(origin)}
     if path.exists():
         best = checkpoint.restore(model, beside, path, settings)["best"]
         say(f"goes on after {model.num_timesteps // practice.batch} of {practice.steps} steps")
