@@ -38,6 +38,10 @@ class Record(Protocol):
         """Keeps one experiment, what it was for, and why the policy chose it."""
         ...
 
+    def weakness(self, weakness: Weakness) -> None:
+        """Keeps a confirmed weakness, at once: what comes next may be the end."""
+        ...
+
 
 class Progress(Protocol):
     """Whoever watches a campaign."""
@@ -213,6 +217,7 @@ class Campaign:
         )
         self._result.weaknesses.append(weakness)
         self._result.confirmed_min.append(confirmed_min)
+        self._record.weakness(weakness)
         self._progress.confirmed(weakness)
 
     def _shrunk(self, cell: Cell, mechanism: Mechanism, began_s: float) -> Cell:

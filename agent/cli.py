@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -82,10 +83,18 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
+    continuous: Annotated[bool, typer.Option("--continuous", help="Campaign after campaign; see `serve`.")] = False,
 ) -> None:
     """Runs a campaign and leaves a report."""
-    from .run import Run
-
+    if continuous:
+        alone = {"--budget-min": budget_min, "--experiments": experiments, "--out": out}
+        for option, value in alone.items():
+            if value is not None:
+                raise BadInput(f"{option} is for a single run; with --continuous, the section `service` says how long")
+        if fail_on is not FailOn.NEVER:
+            raise BadInput("--fail-on is for a single run; --continuous has no end")
+        _serve(load(config, {"campaign.policy": policy, "campaign.seed": seed}), web=False, dry_run=dry_run)
+        return
     overrides = {
         "campaign.budget_min": budget_min,
         "campaign.experiments": experiments,
@@ -93,6 +102,9 @@ def run(
         "campaign.seed": seed,
     }
     settings = load(config, overrides)
+    # Torch and the rest take seconds to import: nobody waits for them to hear of a misspelt key.
+    from .run import Run
+
     campaign = Run(settings, _run_folder(settings, out), Console(), dry_run=dry_run)
     _finish(campaign, fail_on)
 
@@ -106,12 +118,11 @@ def replay(
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
 ) -> None:
     """Repeats the mildest experiment that showed a weakness."""
+    weakness = _ledger(load(config), lambda ledger: ledger.get(identifier))
+    settings = load(config, {"campaign.experiments": times})
     from .learning.replay import ReplayPolicy
     from .run import Run
 
-    settings = load(config)
-    weakness = _ledger(settings, lambda ledger: ledger.get(identifier))
-    settings = load(config, {"campaign.experiments": times})
     campaign = Run(
         settings,
         _run_folder(settings, out),
@@ -260,9 +271,9 @@ def shams(
     score: Annotated[Path | None, typer.Option(help="Judge what was recorded there; record nothing.")] = None,
 ) -> None:
     """Measures how often fault-free time alarms."""
+    settings = load(config)
     from .shams import measure, record_starts
 
-    settings = load(config)
     folder = score or run_dir or settings.runs_dir / "shams"
     if score is None:
         record_starts(settings, folder, starts, minutes, Console())
@@ -278,9 +289,9 @@ def recover(
     ] = None,
 ) -> None:
     """Takes out whatever a dead run has left in force, and says what could not be taken out."""
+    settings = load(config)
     from .build import local
 
-    settings = load(config)
     if watch is not None:
         local.watch(settings, watch, ready=lambda: print("watching", flush=True))  # noqa: T201 (the agent waits for it)
         return
@@ -296,23 +307,78 @@ def recover(
 
 
 @app.command()
+def serve(
+    config: Config = DEFAULT_CONFIG,
+    host: Annotated[str | None, typer.Option(help="Where to listen; loopback if not said.")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free port.")] = None,
+    campaigns: Annotated[int | None, typer.Option(min=1, help="Ends after so many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,
+) -> None:
+    """Runs campaign after campaign whenever the schedule allows, and answers on a web address."""
+    settings = load(config, {"service.http.host": host, "service.http.port": port})
+    _serve(settings, web=True, dry_run=dry_run, campaigns=campaigns)
+
+
+@app.command()
+def doctor(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Says whether everything is in order; changes nothing."""
+    settings = load(config)
+    from .service.doctor import examine
+
+    findings = examine(settings)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {finding.what:<9} {finding.said}")
+    bad = [finding.what for finding in findings if not finding.ok]
+    if bad:
+        raise Unsafe(f"not in order: {', '.join(bad)}")
+
+
+@app.command()
+def journal(
+    config: Config = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+    last: Annotated[int | None, typer.Option(min=1, help="Only so many of the newest entries.")] = None,
+) -> None:
+    """Prints what was done to the cluster, and what the service did: the audit, oldest first."""
+    settings = load(config)
+    from .build.state import journal_of
+
+    with journal_of(settings) as book:
+        entries = list(book.entries())[-(last or 0) :]
+    for entry in entries:
+        if as_json:
+            typer.echo(json.dumps(asdict(entry)))
+        else:
+            typer.echo(f"{entry.at[:19]}  {entry.event:<11} {entry.by:<16} {entry.injection or '-':<16} {entry.reason}")
+
+
+@app.command()
 def halt(
     reason: Annotated[str, typer.Option(help="Why.")] = "halted from the command line", config: Config = DEFAULT_CONFIG
 ) -> None:
     """Engages the lever: what runs is reverted, and nothing new starts."""
-    from .build.state import lever_of
+    settings = load(config)
+    from .build.state import journal_of, lever_of
 
-    lever_of(load(config)).engage(reason, _person())
+    lever_of(settings).engage(reason, _person())
     typer.echo(f"engaged: {reason}")
+    with journal_of(settings) as book:
+        book.note("lever", f"engaged: {reason}")
 
 
 @app.command()
 def resume(reason: Annotated[str, typer.Option(help="Why it is safe again.")], config: Config = DEFAULT_CONFIG) -> None:
     """Releases the lever."""
-    from .build.state import lever_of
+    settings = load(config)
+    from .build.state import journal_of, lever_of
 
-    lever_of(load(config)).release(reason, _person())
+    lever_of(settings).release(reason, _person())
     typer.echo(f"released: {reason}")
+    with journal_of(settings) as book:
+        book.note("lever", f"released: {reason}")
 
 
 def main() -> NoReturn:
@@ -330,6 +396,12 @@ def main() -> NoReturn:
         _end(4, str(error))
     except (typer.Abort, KeyboardInterrupt):
         _end(4, "interrupted")
+
+
+def _serve(settings: Settings, *, web: bool, dry_run: bool, campaigns: int | None = None) -> None:
+    from .service.serve import serve as go_on
+
+    go_on(settings, Console(), web=web, dry_run=dry_run, campaigns=campaigns)
 
 
 def _finish(campaign: Run, fail_on: FailOn) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,16 +13,17 @@ import numpy as np
 from rich.console import Console
 
 from actuators.errors import BadInput, Unsafe
-from envs.chaos import ChaosEnv
+from envs.chaos import ChaosEnv, Experience
 from envs.experiment import Experimenter, Interrupted, NotSteady, Observer
 
 from .build.local import LocalWorld
 from .build.parts import policy_named
 from .build.simulated import SimulatedWorld
+from .build.state import lever_of
 from .calibration import recalled, remember
 from .campaign import Budget, Campaign, Result
 from .findings.ground_truth import compare
-from .findings.ledger import Ledger
+from .findings.notebook import Notebook, Witness
 from .findings.record import RunFolder, now_text
 from .findings.report import write_reports
 from .interruption import Interruption
@@ -57,6 +58,23 @@ class Timings:
     phase_entries: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a run that is one of many shares with the others.
+
+    Attributes:
+        interruption: whoever wants the end of this one asks here; signals are for the owner of all of them.
+        display: where progress is shown.
+        witnesses: are told of every experiment and every confirmed weakness.
+        experiences: what earlier campaigns on the cluster have shown, oldest first.
+    """
+
+    interruption: Interruption
+    display: Display
+    witnesses: Sequence[Witness] = ()
+    experiences: Sequence[Experience] = ()
+
+
 class Run:
     """One run.
 
@@ -75,6 +93,7 @@ class Run:
         dry_run: everything happens but the harm.
         policy: makes the policy, in place of the one that the settings name.
         afresh: learns all fault-free time anew, whatever an earlier run has learnt, and leaves no later run any of it.
+        surroundings: where it is one of many.
 
     Raises:
         BadInput: something that was asked for cannot be done; nothing was started.
@@ -89,6 +108,7 @@ class Run:
         dry_run: bool = False,
         policy: Callable[[ChaosEnv], Policy] | None = None,
         afresh: bool = False,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._settings = settings
         self._dry_run = dry_run
@@ -102,9 +122,11 @@ class Run:
         self.topology: Mapping[str, Any] = {}
         self.planted: Mapping[str, str] = {}
         self.truth: Mapping[str, list[str]] | None = None
-        self._display = Display(console, settings.campaign.budget_min)
+        around = surroundings or Surroundings(Interruption(), Display(console, settings.campaign.budget_min))
+        self._display, self._interruption, self._experiences = around.display, around.interruption, around.experiences
+        self._takes_signals = surroundings is None
         self._phases = PhaseClock(self._display)
-        self._interruption = Interruption()
+        self._notebook = Notebook(self.folder, settings.cluster_state_dir / "ledger.db", around.witnesses)
 
     @property
     def interrupted(self) -> bool:
@@ -123,7 +145,10 @@ class Run:
             BackburnError: the tool itself failed; what was found before is in the report.
         """
         try:
-            with self._interruption.on_signals(), self._display, ExitStack() as ends:
+            with ExitStack() as ends:
+                if self._takes_signals:
+                    ends.enter_context(self._interruption.on_signals())
+                ends.enter_context(self._display)
                 world = self._bring_up()
                 ends.callback(world.close)
                 self._campaign(world)
@@ -160,6 +185,8 @@ class Run:
         budget = Budget(campaign.budget_min, campaign.reserve_share, campaign.sham_share)
         env = ChaosEnv(world, budget_min=budget.choices_min, max_experiments=campaign.experiments)
         env.reset(seed=campaign.seed)
+        if env.recall(self._experiences):
+            self._display.say(f"remembers {len(self._experiences)} experiment(s) of earlier campaigns", "dim")
         self.topology, self.planted = env.topology.to_json(), world.planted()
         self._interruption.tell(env.experimenter.supervisor.interrupt)
         self.folder.note(state="running", topology=self.topology)
@@ -170,7 +197,7 @@ class Run:
                 env,
                 policy,
                 budget,
-                record=self.folder,
+                record=self._notebook,
                 progress=self._display,
                 result=self.result,
                 seed=campaign.seed,
@@ -197,12 +224,9 @@ class Run:
         """Writes down what was found, whatever ended the run."""
         settings, result = self._settings, self.result
         self.timings.phases_s, self.timings.phase_entries = self._phases.seconds, self._phases.entries
-        ledger = Ledger(settings.cluster_state_dir / "ledger.db")
-        weaknesses = [weakness.to_json() for weakness in ledger.record(result.weaknesses)]
-        ledger.close()
-        self.folder.json("weaknesses.json", weaknesses)
+        self._notebook.write()
         if settings.cluster.kind == "local":
-            self.truth = compare(settings.cluster.staging().switches.to_mapping(), weaknesses)
+            self.truth = compare(settings.cluster.staging().switches.to_mapping(), self._notebook.weaknesses)
             self.folder.json("ground_truth.json", self.truth)
         self.folder.note(
             state=state,
@@ -264,7 +288,7 @@ def brought_up(
         dry_run: everything happens but the harm.
     """
     if settings.cluster.kind == "simulated":
-        return SimulatedWorld(settings, observer, dry_run=dry_run)
+        return SimulatedWorld(settings, observer, dry_run=dry_run, lever=lever_of(settings))
     return LocalWorld(
         settings,
         config=(folder / "settings.yaml").resolve(),

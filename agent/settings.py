@@ -32,6 +32,7 @@ from safety.limits import Limits
 
 from .complaint import one_line
 from .consistency import require_consistent
+from .service.settings import ServiceSettings
 
 PACKAGED = Path(__file__).resolve().parent.parent / "configs"
 """The settings files that come with Backburn."""
@@ -210,6 +211,7 @@ class Settings(BaseSettings):
     scoring: ScoringSettings = ScoringSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     patience: Patience = Patience()
+    service: ServiceSettings = ServiceSettings()
     state_dir: Path = Path("state")
     """What outlives runs: journal, ledger, lever, lease, calibration."""
     runs_dir: Path = Path("runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -17,8 +18,10 @@ from .clusters.base import Topology
 from .confirmation import Cell, Confirmations, Fingerprint
 from .encoding import ActionCode, ClusterState
 from .experiment import Experimenter, Interrupted, NotSteady
+from .history import LONG_MIN
+from .hypothesis import Mechanism
 from .outcome import Outcome
-from .scoring import POST_WINDOWS, Verdict
+from .scoring import POST_WINDOWS, Evidence, Verdict
 
 Observation: TypeAlias = dict[str, npt.NDArray[np.float32]]
 
@@ -57,6 +60,21 @@ def severity(outcome: Outcome, topology: Topology) -> float:
     others = max(1, len(topology.components) - 1)
     exposed = 1.0 if dependents & set(topology.observers) else len(dependents) / others
     return outcome.evidence.anomaly_score * (0.5 + 0.5 * exposed)
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What an experiment of an earlier campaign on the same cluster has shown.
+
+    Attributes:
+        fault: what was done.
+        evidence: the numbers.
+        mechanism: how a promise was broken, if one was.
+    """
+
+    fault: Fault
+    evidence: Evidence
+    mechanism: Mechanism | None
 
 
 class World(Protocol):
@@ -197,6 +215,31 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         self.state = encoding.after_experiment(self.state, self.code.index(self.code.encode(fault)), outcome.evidence)
         role = self.topology.component(fault.target.name).role
         return self.confirmations.add(fault, role, outcome.evidence, outcome.mechanism)
+
+    def recall(self, experiences: Iterable[Experience]) -> int:
+        """Takes over what earlier campaigns on this cluster have shown, oldest first, as if it were long ago.
+
+        What was confirmed then pays nothing now. An arm that this cluster does not offer any more is left out.
+
+        Returns:
+            How many experiences counted.
+        """
+        counted = 0
+        for experience in experiences:
+            fault = experience.fault
+            try:
+                arm = self.code.index(self.code.encode(fault))
+            except ValueError:
+                continue
+            if not bool(self.state.available[(0, *arm)]):
+                continue
+            counted += 1
+            self.state = encoding.after_experiment(self.state, arm, experience.evidence)
+            role = self.topology.component(fault.target.name).role
+            self.confirmations.add(fault, role, experience.evidence, experience.mechanism)
+        if counted:
+            self.state = replace(self.state, now_h=self.state.now_h + LONG_MIN / 60.0)
+        return counted
 
     @property
     def is_over(self) -> bool:

@@ -8,6 +8,9 @@ fresh process finds every fault that could possibly be in force. Its states:
 
 `verified` is skipped when a fault never showed its symptom. `leaked` means that nobody could observe its absence; only
 a later observation of cleanliness ends it.
+
+What is not clean stands in a table of its own, kept by the database with every entry: what may be in force is known at
+once, however long the journal. Old entries may be forgotten; those of a fault that is not clean never are.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from actuators.clock import Clock
 from actuators.errors import Unsafe
 from actuators.fault import Injection
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 INTENDED: Final = "intended"
 APPLIED: Final = "applied"
@@ -33,25 +36,58 @@ REVERTED: Final = "reverted"
 CLEAN: Final = "clean"
 LEAKED: Final = "leaked"
 
-_SCHEMA = """
-CREATE TABLE entries (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    at TEXT NOT NULL,
-    boot_id TEXT NOT NULL,
-    boottime_s REAL NOT NULL,
-    event TEXT NOT NULL,
-    injection TEXT,
-    receipt TEXT,
-    by TEXT NOT NULL,
-    reason TEXT NOT NULL
-) STRICT;
-CREATE INDEX entries_by_injection ON entries (injection, seq);
+_ENTRIES = (
+    """
+    CREATE TABLE entries (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL,
+        boot_id TEXT NOT NULL,
+        boottime_s REAL NOT NULL,
+        event TEXT NOT NULL,
+        injection TEXT,
+        receipt TEXT,
+        by TEXT NOT NULL,
+        reason TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX entries_by_injection ON entries (injection, seq)",
+)
+"""The first version's whole schema."""
+
+_STANDING = (
+    """
+    CREATE TABLE standing (
+        injection TEXT PRIMARY KEY, seq INTEGER NOT NULL, state TEXT NOT NULL, receipt TEXT NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TRIGGER stands AFTER INSERT ON entries WHEN NEW.injection IS NOT NULL AND NEW.event <> 'clean' BEGIN
+        INSERT OR REPLACE INTO standing
+        SELECT injection, seq, NEW.event, receipt FROM entries WHERE injection = NEW.injection AND event = 'intended';
+    END
+    """,
+    """
+    CREATE TRIGGER is_clean AFTER INSERT ON entries WHEN NEW.injection IS NOT NULL AND NEW.event = 'clean' BEGIN
+        DELETE FROM standing WHERE injection = NEW.injection;
+    END
+    """,
+)
+"""What the second version adds."""
+
+_STANDING_OF_OLD = """
+INSERT INTO standing
+SELECT first.injection, first.seq, last.event, first.receipt FROM entries AS first
+JOIN entries AS last ON last.seq = (SELECT MAX(seq) FROM entries WHERE injection = first.injection)
+WHERE first.event = 'intended' AND last.event <> 'clean'
 """
 
-_LATEST = """
-SELECT last.event, first.receipt FROM entries AS first
-JOIN entries AS last ON last.seq = (SELECT MAX(seq) FROM entries WHERE injection = first.injection)
-WHERE first.event = 'intended' ORDER BY first.seq DESC
+_FORGET = """
+DELETE FROM entries WHERE at < :before AND seq <= (SELECT MAX(seq) FROM entries) - :keep AND (
+    injection IS NULL OR (
+        injection NOT IN (SELECT injection FROM standing)
+        AND NOT EXISTS (SELECT 1 FROM entries AS of WHERE of.injection = entries.injection AND of.at >= :before)
+    )
+)
 """
 
 
@@ -105,17 +141,20 @@ class Journal:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0 and not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in _SCHEMA.split(";"):
+            is_new = version == 0 and not self._db.execute("SELECT 1 FROM sqlite_master").fetchone()
+            if is_new or version == 1:
+                for statement in (*(_ENTRIES if is_new else ()), *_STANDING, _STANDING_OF_OLD):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version={VERSION}")
                 version = VERSION
-        finally:
-            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
         if version != VERSION:
             self._db.close()
             raise Unsafe(
-                f"the journal {path} has version {version}; this Backburn reads version {VERSION}. "
+                f"the journal {path} has version {version}; this Backburn reads versions up to {VERSION}. "
                 "Recover with the Backburn that wrote it, or move it away once nothing of it is in force"
             )
 
@@ -133,11 +172,11 @@ class Journal:
 
     def open_injections(self) -> list[Injection]:
         """Returns what may be in force, newest first; leaks are listed apart."""
-        return [injection for injection, state in self._latest() if state not in (CLEAN, LEAKED)]
+        return [injection for injection, state in self._standing() if state != LEAKED]
 
     def leaked(self) -> list[Injection]:
         """Returns the injections whose absence nobody could observe, newest first."""
-        return [injection for injection, state in self._latest() if state == LEAKED]
+        return [injection for injection, state in self._standing() if state == LEAKED]
 
     def entries(self, after_seq: int = 0) -> Iterator[Entry]:
         """Yields the journal in the order of writing, from behind `after_seq` on."""
@@ -147,12 +186,23 @@ class Journal:
         for row in rows:
             yield Entry(*row)
 
+    def forget(self, before: datetime, keep: int) -> int:
+        """Deletes old entries, but none of a fault that is not clean, and returns how many.
+
+        Args:
+            before: entries from then on stay; aware.
+            keep: so many of the newest entries stay, whatever their age: a clock may jump.
+        """
+        at = before.astimezone(UTC).isoformat(timespec="milliseconds")
+        return self._db.execute(_FORGET, {"before": at, "keep": keep}).rowcount
+
     def close(self) -> None:
         """Closes the database."""
         self._db.close()
 
-    def _latest(self) -> list[tuple[Injection, str]]:
-        return [(Injection.from_json(receipt), state) for state, receipt in self._db.execute(_LATEST)]
+    def _standing(self) -> list[tuple[Injection, str]]:
+        rows = self._db.execute("SELECT receipt, state FROM standing ORDER BY seq DESC")
+        return [(Injection.from_json(receipt), state) for receipt, state in rows]
 
     def _append(self, event: str, injection_id: str | None, receipt: str | None, reason: str) -> None:
         now = self._clock.now()

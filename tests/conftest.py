@@ -22,6 +22,17 @@ from safety.lever import Lever  # noqa: E402
 # Two threads of one test wait for each other's core as soon as anything else runs: ten seconds became eighty.
 torch.set_num_threads(1)
 
+_ALONE = ("test_actuators", "test_crash", "test_embedded", "test_envs_alerts", "test_envs_prometheus", "test_staging")
+"""Modules whose tests start real processes and look at when they do what: nothing else may run beside them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs the machine for itself, before anything is chosen by its mark."""
+    for item in items:
+        if item.path.name.startswith(_ALONE):
+            item.add_marker(pytest.mark.alone)
+
 
 @pytest.fixture
 def clock() -> ManualClock:

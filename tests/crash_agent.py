@@ -18,8 +18,8 @@ from actuators.drivers.local.gpus import LocalGpus
 from actuators.drivers.local.platform import Platform
 from actuators.fault import Fault, Injection, Target
 from actuators.gpu import GpuActuator
-from agent.build.local import handle_path, local_actuators, require_free_lever
-from agent.build.state import open_state
+from agent.build.local import handle_path, local_actuators
+from agent.build.state import open_state, require_free
 from agent.settings import load
 from agent.watchdog_process import WatchdogProcess
 from safety.limits import OPT_IN_LABEL
@@ -32,7 +32,7 @@ def main() -> None:
     settings = load(config)
     clock = BootClock()
     state = open_state(settings, clock, f"agent {os.getpid()}")
-    require_free_lever(state)
+    require_free(state.lever, "a test")
     state.lease.acquire(f"agent {os.getpid()}")
     guardian = WatchdogProcess(config, os.pipe()[1])
     print("watchdog", guardian._process.pid, flush=True)

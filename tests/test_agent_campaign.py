@@ -43,6 +43,9 @@ class Log:
     def outcome(self, outcome, why, reason=None) -> None:
         self.outcomes.append((why, outcome.verdict))
 
+    def weakness(self, weakness) -> None:
+        """Not of interest."""
+
     def chose(self, fault, spent_min, reason=None) -> None:
         """Not of interest."""
 

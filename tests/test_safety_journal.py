@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -66,6 +67,57 @@ def _open_ids(path):
         journal.close()
 
 
+def test_a_journal_of_the_first_version_is_taken_over_with_what_it_holds_open(tmp_path, clock):
+    path = tmp_path / "journal.db"
+    journal = Journal(path, clock, "test")
+    for name in ("i1", "i2", "i3"):
+        journal.intend(injection(name, clock))
+    journal.mark(injection("i2", clock), CLEAN)
+    journal.mark(injection("i3", clock), LEAKED)
+    for statement in ("DROP TABLE standing", "DROP TRIGGER stands", "DROP TRIGGER is_clean", "PRAGMA user_version=1"):
+        journal._db.execute(statement)
+    journal.close()
+    taken_over = Journal(path, clock, "test")
+    assert [i.id for i in taken_over.open_injections()] == ["i1"]
+    assert [i.id for i in taken_over.leaked()] == ["i3"]
+    taken_over.mark(injection("i1", clock), CLEAN)
+    assert taken_over.open_injections() == []
+    taken_over.close()
+
+
+def test_old_entries_are_forgotten_but_none_of_what_is_not_clean(journal, clock):
+    for name, last in (("clean", CLEAN), ("open", APPLIED), ("leaked", LEAKED)):
+        journal.intend(injection(name, clock))
+        journal.mark(injection(name, clock), last)
+    journal.note("refused", "no opt-in")
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    assert journal.forget(tomorrow - timedelta(days=2), keep=0) == 0, "nothing is that old"
+    assert journal.forget(tomorrow, keep=7) == 0, "a clock that jumps ahead costs nothing that is new"
+    assert journal.forget(tomorrow, keep=0) == 3
+    assert [entry.injection for entry in journal.entries()] == ["open", "open", "leaked", "leaked"]
+    assert [i.id for i in journal.open_injections()] == ["open"]
+    assert [i.id for i in journal.leaked()] == ["leaked"]
+
+
+def test_what_is_open_is_known_at_once_however_long_the_journal(journal, clock):
+    """Asked twice a second for weeks: the work must not grow with what is long clean."""
+    journal._db.execute("BEGIN")
+    for n in range(2000):
+        journal.intend(injection(f"i{n}", clock))
+        journal.mark(injection(f"i{n}", clock), CLEAN)
+    journal._db.execute("COMMIT")
+    steps = 0
+
+    def counted() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    journal._db.set_progress_handler(counted, 100)
+    assert journal.open_injections() == journal.leaked() == []
+    assert steps < 5, "hundreds of the database's instructions, not one for every old entry"
+
+
 def test_commits_are_durable_not_only_ordered(journal):
     (synchronous,) = journal._db.execute("PRAGMA synchronous").fetchone()
     (mode,) = journal._db.execute("PRAGMA journal_mode").fetchone()
@@ -79,7 +131,7 @@ def test_a_journal_of_another_version_is_refused_and_left_alone(tmp_path, clock)
     other.execute("PRAGMA user_version=99")
     other.commit()
     other.close()
-    with pytest.raises(Unsafe, match="version 99; this Backburn reads version 1"):
+    with pytest.raises(Unsafe, match="version 99; this Backburn reads versions up to 2"):
         Journal(path, clock, "test")
     untouched = sqlite3.connect(path)
     assert untouched.execute("SELECT name FROM sqlite_master").fetchall() == [("something",)]

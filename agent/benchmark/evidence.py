@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from actuators.errors import BadInput
 from actuators.fault import Fault
 from envs.hypothesis import Broken, Mechanism
 from envs.outcome import Outcome
-from envs.scoring import Evidence, Score, Verdict
+from envs.scoring import Score
+
+from ..findings.weakness import evidence_of
 
 _NAME = "evidence.jsonl"
-_UNKNOWN = {field.name: field.default for field in fields(Evidence)} | {"recovery_ratio": math.nan}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def outcome_of(data: Mapping[str, Any]) -> Outcome:
     return Outcome(
         fault=None if data["fault"] is None else Fault.from_json(data["fault"]),
         score=Score(
-            _evidence_of(alone["evidence"]),
+            evidence_of(alone["evidence"]),
             tuple(broken),
             alone["reason"],
             data["recovery_s"],
@@ -99,10 +99,3 @@ def outcome_of(data: Mapping[str, Any]) -> Outcome:
         repaired=tuple(data["repaired"]),
         quarantined=tuple(data["quarantined"]),
     )
-
-
-def _evidence_of(data: Mapping[str, Any]) -> Evidence:
-    """Returns evidence; what was not a number is again what it is where nothing is known."""
-    known: dict[str, Any] = {name: _UNKNOWN[name] if value is None else value for name, value in data.items()}
-    known["verdict"] = Verdict(data["verdict"])
-    return Evidence(**known)

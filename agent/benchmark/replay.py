@@ -84,6 +84,9 @@ class Log(Silent):
         """Counts one."""
         self.experiments += 1
 
+    def weakness(self, weakness: Weakness) -> None:
+        """Keeps nothing."""
+
     def chose(self, fault: object, spent_min: float, reason: Reason | None = None) -> None:
         """Says nothing."""
 

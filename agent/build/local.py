@@ -34,7 +34,7 @@ from safety.watchdog import Watchdog
 from ..settings import Settings
 from ..watchdog_process import WatchdogProcess
 from .parts import experimenter_on
-from .state import State, open_state
+from .state import State, open_state, require_free
 from .telemetry import require_known, source_of
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class LocalWorld:
             starting.callback(state.close)
             state.lease.acquire(f"agent {os.getpid()}")
             starting.callback(state.lease.release)
-            require_free_lever(state)
+            require_free(state.lever, "the embedded cluster is its own")
             actuators, repairs = local_actuators(settings)
             require_clean(state, actuators)
             source = source_of(settings, clock)
@@ -202,19 +202,6 @@ class LocalWorld:
     def close(self) -> None:
         """Ends platform and watchdog, and gives the lease back."""
         self._open.close()
-
-
-def require_free_lever(state: State) -> None:
-    """Makes the embedded cluster's own lever, released, where there is none yet.
-
-    Raises:
-        Unsafe: it is engaged.
-    """
-    if not state.lever.exists():
-        state.lever.release("the embedded cluster is its own", "backburn")
-    lever = state.lever.read()
-    if lever.engaged:
-        raise Unsafe(f"the lever is engaged ({lever.reason}); `backburn resume --reason …` releases it")
 
 
 def require_clean(state: State, actuators: Mapping[str, Actuator]) -> None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,13 @@ from actuators.model import ModelActuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
 from actuators.pod import PodActuator
+from safety.lever import Lever
 from safety.vitals import Identity
 
 from ..findings.ground_truth import SWITCHES
 from ..settings import PACKAGED, Settings, load
 from .parts import experimenter_on
-from .state import open_state
+from .state import open_state, require_free
 
 if TYPE_CHECKING:
     from envs.chaos import ChaosEnv
@@ -71,9 +73,18 @@ class SimulatedWorld:
         settings: of the run.
         observer: is told about phases.
         dry_run: everything happens but the harm.
+        lever: stops experiments here as elsewhere; one of its own, released, if not given.
+
+    Raises:
+        Unsafe: the lever is engaged.
     """
 
-    def __init__(self, settings: Settings, observer: Observer, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, observer: Observer, *, dry_run: bool = False, lever: Lever | None = None
+    ) -> None:
+        if lever is not None:
+            require_free(lever, "a simulated cluster harms nobody")
+        self._lever = lever
         self._settings = settings
         self._observer = observer
         self._dry_run = dry_run
@@ -92,7 +103,10 @@ class SimulatedWorld:
         clock = ManualClock()
         state = open_state(settings, clock, f"agent {os.getpid()}")
         self._open.callback(state.close)
-        state.lever.release("a simulated cluster harms nobody", "backburn")
+        if self._lever is None:
+            require_free(state.lever, "a simulated cluster harms nobody")
+        else:
+            state = replace(state, lever=self._lever)
         state.lease.acquire("a simulated campaign")
         random = np.random.default_rng(seed)
         hidden = self._hidden = Hidden.drawn(random)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from actuators.clock import Clock
-from actuators.errors import BadInput
+from actuators.clock import BootClock, Clock
+from actuators.errors import BadInput, Unsafe
 from safety.journal import Journal
 from safety.lease import Lease
 from safety.lever import Lever
@@ -57,6 +60,41 @@ def open_state(settings: Settings, clock: Clock, by: str, patience_s: float = 5.
     )
 
 
+@contextmanager
+def journal_of(settings: Settings) -> Iterator[Journal]:
+    """Opens a cluster's journal for a command.
+
+    Raises:
+        Unsafe: it cannot be read.
+    """
+    journal = Journal(settings.cluster_state_dir / "journal.db", BootClock(), _person())
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _person() -> str:
+    return os.environ.get("USER", "unknown person")
+
+
 def lever_of(settings: Settings) -> Lever:
     """Returns a cluster's kill switch."""
     return Lever(settings.cluster_state_dir / "lever.json")
+
+
+def require_free(lever: Lever, because: str) -> None:
+    """Makes a lever, released, where there is none yet.
+
+    Args:
+        lever: of a cluster that is ours alone.
+        because: why nobody has to release it first.
+
+    Raises:
+        Unsafe: it is engaged.
+    """
+    if not lever.exists():
+        lever.release(because, "backburn")
+    state = lever.read()
+    if state.engaged:
+        raise Unsafe(f"the lever is engaged ({state.reason}); `backburn resume --reason …` releases it")

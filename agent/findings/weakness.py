@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from actuators.catalogue import kind_of
@@ -209,3 +209,17 @@ def evidence_json(evidence: Evidence) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in data.items()
     }
+
+
+_UNKNOWN = {field.name: field.default for field in fields(Evidence)} | {"recovery_ratio": math.nan}
+
+
+def evidence_of(data: Mapping[str, Any]) -> Evidence:
+    """Reads what `evidence_json` wrote; what was not a number is again what it is where nothing is known.
+
+    Raises:
+        KeyError, TypeError, ValueError: nobody wrote that.
+    """
+    known: dict[str, Any] = {name: _UNKNOWN[name] if value is None else value for name, value in data.items()}
+    known["verdict"] = Verdict(data["verdict"])
+    return Evidence(**known)

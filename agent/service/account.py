@@ -1,0 +1,88 @@
+"""What a campaign costs and shows, kept as it happens: a kill loses none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from envs.outcome import Outcome
+from envs.scoring import Verdict
+
+from ..findings.weakness import Weakness
+from ..interruption import Interruption
+from .store import Store
+
+
+class Account:
+    """The account of one campaign.
+
+    Attributes:
+        experiments: that were judged.
+        trouble: what must not happen and did: a leak, lost telemetry, an error of the tool; None if nothing did.
+
+    Args:
+        store: where it is kept.
+        day: names the present day.
+        now: the present.
+        harm_left: minutes of harm that the day has left.
+        asked: is asked to end the campaign when there are none.
+        learns: whether what experiments show counts in later campaigns; what a dry run shows does not.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        day: Callable[[], str],
+        now: Callable[[], datetime],
+        harm_left: Callable[[], float],
+        asked: Interruption,
+        *,
+        learns: bool = True,
+    ) -> None:
+        self._store = store
+        self._day = day
+        self._now = now
+        self._harm_left = harm_left
+        self._asked = asked
+        self._learns = learns
+        self._minutes = 0.0
+        self.experiments = 0
+        self.trouble: str | None = None
+
+    def outcome(self, outcome: Outcome) -> None:
+        """An experiment has been judged."""
+        self.experiments += 1
+        self._minutes += outcome.evidence.cost_min
+        self._store.spend(self._day(), outcome.evidence.cost_min, harm_min(outcome))
+        if self._learns:
+            self._store.learn(outcome, self._now())
+        self.trouble = self.trouble or _trouble(outcome)
+        if self._harm_left() <= 0:
+            self._asked.ask("the day's minutes of harm are used up")
+
+    def weakness(self, weakness: Weakness) -> None:
+        """A weakness has been confirmed; the notebook keeps it."""
+
+    def settle(self, spent_min: float) -> None:
+        """Adds the minutes that no experiment has claimed."""
+        self._store.spend(self._day(), max(0.0, spent_min - self._minutes))
+
+
+def harm_min(outcome: Outcome) -> float:
+    """Returns for how long an experiment may have kept a promise broken, minutes.
+
+    From its injection until all promises were kept for good, if any was broken at all: never too little.
+    """
+    phases = outcome.phases
+    if outcome.fault is None or phases is None or not outcome.score.broken:
+        return 0.0
+    until_s = phases.ended_s if phases.recovered_s is None else phases.recovered_s
+    return (until_s - phases.injected_s) / 60.0
+
+
+def _trouble(outcome: Outcome) -> str | None:
+    if outcome.verdict is Verdict.TOOL_ERROR:
+        return outcome.score.reason
+    if outcome.stop is not None and outcome.stop.cause == "telemetry":
+        return f"telemetry was lost: {outcome.stop.reason}"
+    return None

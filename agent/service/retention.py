@@ -1,0 +1,105 @@
+"""Weeks without growth: what is old goes, what a killed campaign left is made whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from actuators.errors import BadInput
+
+from ..findings.record import RunFolder, now_text
+from ..findings.report import write_reports
+from ..run import Timings
+from .settings import Retention
+
+BY = "service"
+"""Stands in the facts of a run that the service has made; no other run is ever touched."""
+
+KILLED = "the process was killed"
+
+
+def own_runs(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yields the folders of the service's runs and their facts, oldest first; what cannot be read is nobody's."""
+    found = []
+    for path in runs.glob("*/run.json"):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(facts, dict) and facts.get("by") == BY:
+            found.append((str(facts.get("started_at")), path.parent, facts))
+    for _, folder, facts in sorted(found, key=lambda item: item[:2]):
+        yield folder, facts
+
+
+def tidy(runs: Path, cluster_id: str, retention: Retention, now: datetime) -> list[Path]:
+    """Deletes run folders of the service that are too old or too many.
+
+    Returns:
+        Those that are gone.
+    """
+    finished = [
+        (folder, datetime.fromisoformat(facts["ended_at"]))
+        for folder, facts in own_runs(runs)
+        if facts.get("cluster") == cluster_id and facts.get("ended_at")
+    ]
+    before = now - timedelta(days=retention.days)
+    newest = {folder for folder, _ in finished[-retention.runs :]}
+    gone = [folder for folder, ended_at in finished if folder not in newest or ended_at < before]
+    for folder in gone:
+        shutil.rmtree(folder)
+    return gone
+
+
+def salvage(runs: Path, cluster_id: str) -> list[Path]:
+    """Closes the records of campaigns that were killed, so that they can be read like any other.
+
+    Returns:
+        Their folders.
+    """
+    left = [
+        folder
+        for folder, facts in own_runs(runs)
+        if facts.get("cluster") == cluster_id and facts.get("state") in {"started", "running"}
+    ]
+    for folder in left:
+        _close(folder)
+    return left
+
+
+def _close(folder: Path) -> None:
+    experiments = _whole_lines(folder / "outcomes.jsonl")
+    record = RunFolder.reopened(folder)
+    shams = [experiment for experiment in experiments if experiment["fault"] is None]
+    if not (folder / "weaknesses.json").exists():
+        record.json("weaknesses.json", [])
+    record.note(
+        state="killed",
+        ended_at=now_text(),
+        ended_by=KILLED,
+        spent_min=sum(experiment["evidence"]["cost_min"] for experiment in experiments),
+        confirmed_min=[],
+        decision_s=[],
+        shams={"run": len(shams), "alarms": sum(sham["verdict"] == "weakness" for sham in shams)},
+        timings=asdict(Timings()),
+    )
+    try:
+        write_reports(folder)
+    except BadInput as error:
+        record.note(report=str(error))
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the experiments of a run, and takes a line away that was cut off while it was written."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)
+    return [json.loads(line) for line in whole.decode("utf-8").splitlines()]

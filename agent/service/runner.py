@@ -1,0 +1,300 @@
+"""Continuous running: campaign after campaign, whenever it is allowed, until somebody asks for the end.
+
+    may it     lever · leaks · disk · schedule · the day's minutes · the day's harm       else: wait, and say why
+    campaign   on the rung that was earned, no longer than the window and the day allow
+    afterwards promotion or demotion, retention, a pause
+
+Nothing here can hurt: what a campaign does goes through the one door (`safety.supervisor`), and whatever kills this
+process, the watchdog takes out what is in force and the next start goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+
+from actuators.errors import BackburnError, BadInput, Unsafe
+from safety.journal import Journal
+from safety.lever import Lever
+
+from ..interruption import Interruption
+from ..run import Run, Surroundings
+from ..settings import Settings
+from . import ladder, retention
+from .account import Account
+from .bell import Bell
+from .display import ServiceDisplay
+from .schedule import day_of, opening
+from .status import Doing, Status
+from .store import Rung, Store
+
+_LOOK_EVERY_S = 1.0
+_LEAST_CAMPAIGN_MIN = 1.0
+_FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 30.0, 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """Why no campaign may begin now.
+
+    Attributes:
+        why: in words.
+        until: when that ends by itself; None if a person has to see to it, or nobody knows.
+    """
+
+    why: str
+    until: datetime | None = None
+
+
+class Service:
+    """Runs campaigns on one cluster until it is told to end.
+
+    Args:
+        settings: all of them.
+        console: where progress is shown.
+        journal: of the cluster; what the service does stands there, too.
+        lever: of the cluster.
+        store: the service's memory of the cluster.
+        status: is kept up to date.
+        now: the present, aware; the wall clock, because windows and days are people's.
+        dry_run: everything happens but the harm, whatever the rung.
+        campaigns: ends after so many; None for no end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        console: Console,
+        *,
+        journal: Journal,
+        lever: Lever,
+        store: Store,
+        status: Status,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        dry_run: bool = False,
+        campaigns: int | None = None,
+    ) -> None:
+        self._settings = settings
+        self._service = settings.service
+        self._console = console
+        self._journal = journal
+        self._lever = lever
+        self._store = store
+        self._status = status
+        self._now = now
+        self._dry_run = dry_run
+        self._left = campaigns
+        self._interruption = Interruption()
+        self._bell = Bell()
+        self._said: str | None = None
+        self._failures = 0
+
+    def run(self) -> None:
+        """Runs until SIGTERM or Ctrl-C, or until the campaigns that were asked for are over.
+
+        Raises:
+            BadInput: the settings cannot be used: found at the very first campaign.
+        """
+        with self._interruption.on_signals():
+            self._journal.note("service", "begins")
+            for folder in retention.salvage(self._settings.runs_dir, self._settings.cluster.id):
+                self._journal.note("service", f"closed the record of {folder.name}, which was killed")
+            try:
+                self._loop()
+            finally:
+                self._journal.note("service", f"ends: {self._interruption.reason or 'its campaigns are over'}")
+                self._bell.close()
+
+    def ring(self) -> None:
+        """Has the service look again at once; from any thread."""
+        self._bell.ring()
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self._interruption.asked() and self._left != 0:
+            hindrance = self.hindrance()
+            if hindrance is not None:
+                self._wait(hindrance)
+                continue
+            self._said = None
+            pause_s = self._campaign()
+            self._left = None if self._left is None else self._left - 1
+            self._tidy()
+            if self._left != 0:
+                self._pause(pause_s)
+
+    def hindrance(self) -> Hindrance | None:
+        """Returns why no campaign may begin now, or None."""
+        now, service = self._now(), self._service
+        lever = self._lever.read()
+        if lever.engaged:
+            return Hindrance(f"the lever is engaged: {lever.reason}")
+        leaked = self._journal.leaked()
+        if leaked:
+            return Hindrance(f"{len(leaked)} fault(s) leaked, first {leaked[0].fault}; see `backburn recover`")
+        free_mib = shutil.disk_usage(self._settings.state_dir).free / 2**20
+        if free_mib < service.least_free_mib:
+            return Hindrance(f"{free_mib:.0f} MiB are free on the disk; at least {service.least_free_mib:g} are needed")
+        allowed = opening(service.schedule, now)
+        if not allowed.is_open:
+            return Hindrance(allowed.why, allowed.until)
+        spent = self._store.spent(day_of(service.schedule, now))
+        tomorrow = self._tomorrow(now)
+        if service.daily.minutes - spent.minutes < _LEAST_CAMPAIGN_MIN:
+            return Hindrance(f"the day's {service.daily.minutes:g} minutes are used up", tomorrow)
+        if spent.harm_min >= service.daily.harm_min:
+            return Hindrance(f"the day's {service.daily.harm_min:g} minutes of harm are used up", tomorrow)
+        if allowed.until is not None and (allowed.until - now).total_seconds() < 60.0 * _LEAST_CAMPAIGN_MIN:
+            return Hindrance("the window closes soon", allowed.until)
+        return None
+
+    def _wait(self, hindrance: Hindrance) -> None:
+        """Waits a little, and says why, once."""
+        if hindrance.why != self._said:
+            self._said = hindrance.why
+            self._journal.note("waiting", hindrance.why)
+            self._console.print(f"waiting: {hindrance.why}", style="dim", soft_wrap=True)
+        self._status.set(
+            doing=Doing.WAITING,
+            why=hindrance.why,
+            until=None if hindrance.until is None else hindrance.until.isoformat(timespec="seconds"),
+            phase="",
+            fault=None,
+            rung=self._rung().rung,
+        )
+        self._listen(_LOOK_EVERY_S)
+
+    def _pause(self, seconds: float) -> None:
+        """Waits between campaigns; only an end cuts it short."""
+        until = self._now() + timedelta(seconds=seconds)
+        while not self._interruption.asked() and (left_s := (until - self._now()).total_seconds()) > 0:
+            text = until.isoformat(timespec="seconds")
+            self._status.set(doing=Doing.WAITING, why="a pause between campaigns", until=text, phase="", fault=None)
+            self._listen(min(left_s, _LOOK_EVERY_S))
+
+    def _listen(self, seconds: float) -> None:
+        self._interruption.tell(self._bell.ring)
+        self._bell.wait(seconds)
+
+    # ---- one campaign ---------------------------------------------------------------------------------------------
+
+    def _campaign(self) -> float:
+        """Runs one campaign; returns how long to pause afterwards, seconds."""
+        rung, began = self._rung(), self._now()
+        minutes, closes = self._minutes(began)
+        settings = self._settings_on(rung, minutes)
+        dry_run = self._dry_run or rung.rung == ladder.DRY_RUN
+        asked = Interruption()
+        account = Account(self._store, self._service_day, self._now, self._harm_left, asked, learns=not dry_run)
+        display = ServiceDisplay(self._console, minutes, self._status, lambda: self._watch_the_clock(closes, asked))
+        experiences = (
+            [] if settings.cluster.kind == "simulated" else self._store.experiences(began, self._service.remember_days)
+        )
+        folder = self._settings.runs_dir / f"{began:%Y-%m-%d-%H%M%S}-{settings.cluster.id}"
+        self._status.set(doing=Doing.STARTING, why=folder.name, until=None, phase="", rung=rung.rung)
+        self._status.count("campaigns")
+        reach = "a dry run" if dry_run else ladder.NAMES[rung.rung]
+        self._journal.note("campaign", f"{folder.name} begins: {minutes:.1f} min, {reach}")
+        self._interruption.tell(asked.ask)
+        try:
+            run = Run(
+                settings,
+                folder,
+                self._console,
+                dry_run=dry_run,
+                surroundings=Surroundings(asked, display, (account,), experiences),
+            )
+            run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung)
+            result = run.execute()
+        except BackburnError as error:
+            return self._failed(folder, rung, account, error)
+        except OSError as error:  # a full disk, a socket: the next campaign may fare better
+            return self._failed(folder, rung, account, BackburnError(f"{type(error).__name__}: {error}"))
+        self._failures = 0
+        account.settle(result.spent_min)
+        self._journal.note("campaign", f"{folder.name} ends: {result.ended_by}; {len(result.weaknesses)} confirmed")
+        self._stand(rung, account)
+        return self._service.pause_s
+
+    def _failed(self, folder: Path, rung: Rung, account: Account, error: BackburnError) -> float:
+        """Writes a failed campaign down; the first one's bad input is the user's to mend, all else may pass."""
+        if isinstance(error, BadInput) and not self._status.now().experiments and self._failures == 0:
+            raise error
+        self._failures += 1
+        self._status.set(last_error=str(error))
+        self._journal.note("campaign", f"{folder.name} fails: {' '.join(str(error).split())}")
+        self._console.print(f"failed: {error}", style="bold red", soft_wrap=True)
+        if account.trouble is not None or not isinstance(error, (Unsafe, BadInput)):
+            account.trouble = account.trouble or str(error)
+            self._stand(rung, account)
+        return float(min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (self._failures - 1)))
+
+    def _watch_the_clock(self, closes: datetime | None, asked: Interruption) -> None:
+        if closes is not None and self._now() >= closes:
+            asked.ask("the window has closed")
+
+    def _minutes(self, now: datetime) -> tuple[float, datetime | None]:
+        """Returns how long a campaign may last that begins now, and when it has to be over at the latest."""
+        closes = opening(self._service.schedule, now).until
+        spent = self._store.spent(day_of(self._service.schedule, now))
+        minutes = min(self._service.campaign_min, self._service.daily.minutes - spent.minutes)
+        if closes is not None:
+            minutes = min(minutes, (closes - now).total_seconds() / 60.0)
+        return minutes, closes
+
+    def _settings_on(self, rung: Rung, minutes: float) -> Settings:
+        """Returns the settings of the next campaign; every one has a seed of its own, drawn from the time."""
+        campaign = self._settings.campaign
+        seed = (campaign.seed + int(self._now().timestamp())) % 2**31
+        return self._settings.model_copy(
+            update={
+                "campaign": campaign.model_copy(update={"budget_min": minutes, "seed": seed}),
+                "limits": ladder.limits_on(rung.rung, self._settings.limits),
+            }
+        )
+
+    # ---- what outlives campaigns ----------------------------------------------------------------------------------
+
+    def _rung(self) -> Rung:
+        kept = self._store.rung()
+        if kept is None:
+            return Rung(self._service.ladder.begin, 0)
+        return Rung(min(kept.rung, self._service.ladder.highest), kept.clean)
+
+    def _stand(self, rung: Rung, account: Account) -> None:
+        """Promotes or demotes."""
+        if account.trouble is None and account.experiments == 0:
+            return  # nothing was tried: nothing was earned
+        then = ladder.after_campaign(rung, account.trouble, self._service.ladder)
+        self._store.stand_on(then)
+        if then.rung != rung.rung:
+            because = account.trouble or f"{self._service.ladder.promote_after} clean campaigns"
+            self._journal.note("rung", f"from {ladder.NAMES[rung.rung]} to {ladder.NAMES[then.rung]}: {because}")
+
+    def _tidy(self) -> None:
+        now, kept = self._now(), self._service.retention
+        before = now - timedelta(days=kept.days)
+        gone = retention.tidy(self._settings.runs_dir, self._settings.cluster.id, kept, now)
+        forgotten = self._journal.forget(before, keep=1000)
+        self._store.forget(
+            now - timedelta(days=max(kept.days, self._service.remember_days)), day_of(self._service.schedule, before)
+        )
+        if gone or forgotten:
+            self._journal.note("retention", f"{len(gone)} run(s) and {forgotten} journal entries are gone")
+
+    def _service_day(self) -> str:
+        return day_of(self._service.schedule, self._now())
+
+    def _harm_left(self) -> float:
+        return self._service.daily.harm_min - self._store.spent(self._service_day()).harm_min
+
+    def _tomorrow(self, now: datetime) -> datetime:
+        local = self._service.schedule.local(now)
+        midnight = datetime.combine(local.date() + timedelta(days=1), datetime.min.time())
+        return self._service.schedule.local(midnight)

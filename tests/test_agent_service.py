@@ -1,0 +1,391 @@
+"""Continuous running on simulated clusters: what begins, what waits and why, what is written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from actuators.errors import BadInput, Unsafe
+from actuators.fault import Fault, Target
+from agent.findings.ledger import Ledger
+from agent.findings.report import load_run
+from agent.service import ladder, retention
+from agent.service.account import harm_min
+from agent.service.runner import Service
+from agent.service.serve import alone
+from agent.service.settings import Ladder
+from agent.service.status import Status
+from agent.service.store import Rung, Spent, Store
+from agent.settings import Settings, load
+from envs.hypothesis import Broken, Mechanism, Phases
+from envs.outcome import Outcome
+from envs.scoring import Evidence, Score, Verdict
+from safety.journal import Journal
+from safety.lever import Lever
+from safety.limits import Limits
+from tests.conftest import config_file
+
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)  # a Friday
+QUICK = {"campaign_min": 3.0, "pause_s": 0.0, "ladder": {"begin": 2}}
+
+
+class Wall:
+    """A wall clock that moves on by itself, a second per look, and when told to."""
+
+    def __init__(self) -> None:
+        self.at = NOON
+
+    def __call__(self) -> datetime:
+        self.at += timedelta(seconds=1)
+        return self.at
+
+
+class Watched:
+    """A service on simulated clusters, with everything that can be looked at."""
+
+    def __init__(self, folder: Path, journal: Journal, campaigns: int | None = 1, **service: object) -> None:
+        self.settings = quick(folder, **service)
+        self.folder, self.journal, self.wall = folder, journal, Wall()
+        self.lever = Lever(self.settings.cluster_state_dir / "lever.json")
+        self.lever.release("a test", "test")
+        self.store, self.status = Store(folder / "service.db"), Status()
+        self.service = Service(
+            self.settings,
+            Console(quiet=True),
+            journal=journal,
+            lever=self.lever,
+            store=self.store,
+            status=self.status,
+            now=self.wall,
+            campaigns=campaigns,
+        )
+
+    def said(self, event: str) -> list[str]:
+        return [entry.reason for entry in self.journal.entries() if entry.event == event]
+
+    def runs(self) -> list[dict]:
+        return [load_run(folder) for folder, _ in retention.own_runs(self.settings.runs_dir)]
+
+
+def quick(folder: Path, **service: object) -> Settings:
+    return load(config_file(folder, scoring={"units": 24}, service=QUICK | service))
+
+
+@pytest.fixture
+def watched(tmp_path, journal) -> Iterator[Callable[..., Watched]]:
+    made: list[Watched] = []
+
+    def make(**service: object) -> Watched:
+        made.append(Watched(tmp_path, journal, **service))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.store.close()
+
+
+def when(watched: Watched, condition: Callable[[], bool], then: Callable[[], None]) -> None:
+    """Has something done as soon as the service waits and a condition holds; it looks once per turn."""
+    listen = watched.service._listen
+    done = []
+
+    def look(seconds: float) -> None:
+        if not done and condition():
+            done.append(True)
+            then()
+        listen(0.0)
+
+    watched.service._listen = look
+
+
+# ---- campaigns ------------------------------------------------------------------------------------------------------
+
+
+def test_campaign_after_campaign_each_with_a_report_and_a_seed_of_its_own(watched):
+    seen = watched(campaigns=2)
+    seen.service.run()
+    first, second = seen.runs()
+    assert first["run"]["state"] == second["run"]["state"] == "done"
+    assert first["settings"]["campaign"]["seed"] != second["settings"]["campaign"]["seed"]
+    assert all((seen.settings.runs_dir / run["name"] / "report.html").exists() for run in (first, second))
+    begun = [text for text in seen.said("campaign") if "begins" in text]
+    assert len(begun) == 2
+    assert "3.0 min, all that the limits allow" in begun[0]
+    assert seen.said("service")[0] == "begins"
+    assert seen.said("service")[-1] == "ends: its campaigns are over"
+
+
+def test_what_a_campaign_costs_counts_for_the_day(watched):
+    seen = watched()
+    seen.service.run()
+    (run,) = seen.runs()
+    spent = seen.store.spent("2026-11-27")
+    assert spent.minutes == pytest.approx(run["run"]["spent_min"], rel=0.02)
+    broken = [outcome for outcome in run["outcomes"] if outcome["fault"] and outcome["broken"]]
+    assert (spent.harm_min > 0) == bool(broken)
+
+
+def test_a_day_whose_minutes_are_used_up_is_waited_out(watched):
+    seen = watched(daily={"minutes": 2.0})
+    seen.store.spend("2026-11-27", 1.5)
+    when(seen, lambda: bool(seen.said("waiting")), lambda: setattr(seen.wall, "at", NOON + timedelta(hours=12)))
+    seen.service.run()
+    assert seen.said("waiting") == ["the day's 2 minutes are used up"]
+    assert "begins: 2.0 min" in seen.said("campaign")[0]
+    assert seen.store.spent("2026-11-28").minutes > 0
+
+
+def test_harm_that_a_day_does_not_have_ends_the_campaign(watched):
+    seen = watched(campaign_min=60.0, daily={"harm_min": 0.5})
+    seen.service.run()
+    (run,) = seen.runs()
+    assert run["run"]["ended_by"] == "interrupted: the day's minutes of harm are used up"
+    assert seen.service.hindrance().why == "the day's 0.5 minutes of harm are used up"
+
+
+def test_a_closed_window_is_waited_for_and_an_open_one_is_not_overrun(watched):
+    schedule = {"windows": [{"begins": "13:00", "ends": "13:02"}]}
+    seen = watched(schedule=schedule)
+    when(seen, lambda: bool(seen.said("waiting")), lambda: setattr(seen.wall, "at", NOON + timedelta(hours=1)))
+    seen.service.run()
+    assert seen.said("waiting") == ["outside of every window"]
+    (run,) = seen.runs()
+    assert run["settings"]["campaign"]["budget_min"] < 2.0
+    assert run["run"]["ended_by"] == "interrupted: the window has closed", (
+        "by the wall, whatever the cluster's clock says"
+    )
+
+
+def test_an_engaged_lever_is_waited_for_and_said_once(watched):
+    seen = watched()
+    seen.lever.engage("fire drill", "test")
+    turns = []
+    when(seen, lambda: turns.append(None) or len(turns) > 3, lambda: seen.lever.release("over", "test"))
+    seen.service.run()
+    assert seen.said("waiting") == ["the lever is engaged: fire drill"]
+    assert len(seen.runs()) == 1
+
+
+def test_a_lever_that_is_pulled_in_the_middle_ends_the_campaign(watched):
+    seen = watched(campaign_min=60.0)
+    learn = seen.store.learn
+
+    def pulled(outcome: Outcome, at: datetime) -> None:
+        learn(outcome, at)
+        if outcome.fault is not None:
+            seen.lever.engage("that is enough", "test")
+
+    seen.store.learn = pulled
+    seen.service.run()
+    (run,) = seen.runs()
+    assert run["run"]["ended_by"] == "the lever is engaged: that is enough"
+    assert len([outcome for outcome in run["outcomes"] if outcome["fault"]]) == 1
+
+
+def test_too_little_space_and_leaks_are_waited_for(watched):
+    seen = watched(least_free_mib=1e9)
+    assert "are free on the disk" in seen.service.hindrance().why
+
+
+def test_a_campaign_that_fails_is_tried_again_later_and_costs_a_rung(watched, monkeypatch):
+    seen = watched(campaigns=2, ladder={"begin": 2, "promote_after": 1})
+    execute = seen.service._campaign.__globals__["Run"].execute
+    broken = [OSError(28, "No space left on device")]
+
+    def failing(self):
+        if broken:
+            raise broken.pop()
+        return execute(self)
+
+    monkeypatch.setattr("agent.run.Run.execute", failing)
+    pauses = []
+    monkeypatch.setattr(seen.service, "_pause", pauses.append)
+    seen.service.run()
+    assert pauses == [30.0]
+    assert "fails: OSError: [Errno 28] No space left on device" in seen.said("campaign")[1]
+    assert seen.said("rung")[0].startswith("from all that the limits allow to one instance: OSError")
+    assert seen.said("rung")[1] == "from one instance to all that the limits allow: 1 clean campaigns"
+
+
+def test_bad_settings_end_it_before_anything_begins(tmp_path, watched):
+    seen = watched()
+    settings = seen.settings.model_copy(update={"campaign": seen.settings.campaign.model_copy(update={"policy": "x"})})
+    seen.service._settings = settings
+    with pytest.raises(BadInput, match="unknown policy 'x'"):
+        seen.service.run()
+
+
+# ---- what is earned -------------------------------------------------------------------------------------------------
+
+
+def test_trust_is_earned_rung_by_rung_and_lost_at_once():
+    rules = Ladder(promote_after=2)
+    rung = Rung(0, 0)
+    for expected in ((0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)):
+        rung = ladder.after_campaign(rung, None, rules)
+        assert (rung.rung, rung.clean) == expected
+    rung = ladder.after_campaign(rung, "a leak", rules)
+    assert rung == Rung(1, 0)
+    assert ladder.after_campaign(Rung(0, 1), "a leak", rules) == Rung(0, 0)
+
+
+def test_no_rung_allows_more_than_the_limits():
+    wide = Limits(max_instances=3, max_share=0.5, whole_component=("web",))
+    assert ladder.limits_on(2, wide) == wide
+    for rung in (0, 1):
+        narrow = ladder.limits_on(rung, wide)
+        assert (narrow.max_instances, narrow.max_share, narrow.whole_component) == (1, 0.0, ())
+    assert ladder.limits_on(1, Limits()).max_instances == 0
+
+
+def test_the_first_rung_is_a_dry_run_of_which_nothing_is_learnt(watched):
+    seen = watched(ladder={"begin": 0, "promote_after": 1}, campaigns=2)
+    seen.service.run()
+    dry, real = seen.runs()
+    assert all(o["verdict"] in {"invalid", "resilient"} for o in dry["outcomes"])
+    assert any(o["verdict"] not in {"invalid"} and o["fault"] for o in real["outcomes"])
+    learnt = seen.store.experiences(NOON + timedelta(days=1), 7.0)
+    assert 0 < len(learnt) <= len([o for o in real["outcomes"] if o["fault"]])
+
+
+# ---- what is remembered ---------------------------------------------------------------------------------------------
+
+
+def outcome(verdict: Verdict = Verdict.WEAKNESS, *, recovered_s: float | None = 40.0) -> Outcome:
+    broken = (
+        (Broken("web/up >= 1", "web/up", Mechanism.UNAVAILABLE, 0.0, 1.0, 3),) if verdict is Verdict.WEAKNESS else ()
+    )
+    evidence = Evidence(verdict, anomaly_score=0.5, e_value=9.0, p=0.012, cost_min=1.0)
+    phases = Phases(10.0, 20.0, recovered_s, 70.0)
+    fault = Fault("pod.kill", Target("web"), 0.5, 10.0)
+    return Outcome(fault, Score(evidence, broken, "because", 3.0, ()), phases=phases)
+
+
+def test_harm_is_counted_from_injection_to_recovery_never_too_little():
+    assert harm_min(outcome()) == pytest.approx(0.5)
+    assert harm_min(outcome(recovered_s=None)) == pytest.approx(1.0)
+    assert harm_min(outcome(Verdict.RESILIENT)) == 0.0
+
+
+def test_the_store_gives_back_what_it_was_given(tmp_path):
+    store = Store(tmp_path / "service.db")
+    store.spend("2026-11-27", 1.0, 0.25)
+    store.spend("2026-11-27", 2.0)
+    store.stand_on(Rung(1, 2))
+    store.learn(outcome(), NOON)
+    store.learn(outcome(Verdict.RESILIENT), NOON + timedelta(days=5))
+    store.close()
+    store = Store(tmp_path / "service.db")
+    assert store.spent("2026-11-27") == Spent(3.0, 0.25)
+    assert store.spent("2026-11-28") == Spent()
+    assert store.rung() == Rung(1, 2)
+    assert [each.evidence.verdict for each in store.experiences(NOON + timedelta(days=6), 7.0)] == [
+        Verdict.WEAKNESS,
+        Verdict.RESILIENT,
+    ]
+    (late,) = store.experiences(NOON + timedelta(days=6), 3.0)
+    assert (late.fault, late.mechanism) == (outcome().fault, None)
+    store.forget(NOON + timedelta(days=1), "2026-11-28")
+    assert store.spent("2026-11-27") == Spent()
+    assert len(store.experiences(NOON + timedelta(days=6), 30.0)) == 1
+    store.close()
+
+
+@pytest.mark.parametrize("content", [b"no database" * 100, None])
+def test_a_memory_that_cannot_be_read_is_unsafe_not_empty(tmp_path, content):
+    path = tmp_path / "service.db"
+    if content is None:
+        store = Store(path)
+        with store._engine.begin() as connection:
+            connection.exec_driver_sql("PRAGMA user_version=9")
+        store.close()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(Unsafe, match="the service's memory"):
+        Store(path)
+
+
+def test_old_runs_of_the_service_go_and_no_others(tmp_path, watched):
+    seen = watched(retention={"runs": 1}, campaigns=3)
+    mine = seen.settings.runs_dir / "mine"
+    mine.mkdir(parents=True)
+    (mine / "run.json").write_text(json.dumps({"state": "done", "ended_at": "2020-01-01T00:00:00+00:00"}))
+    seen.service.run()
+    assert len(seen.runs()) == 1
+    assert mine.exists()
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(folder: Path, **service: object) -> Iterator[subprocess.Popen[str]]:
+    config = config_file(folder, scoring={"units": 24}, service=QUICK | {"http": {"port": 0}} | service)
+    command = [sys.executable, "-m", "agent", "serve", "--config", str(config)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def wait_for(running: subprocess.Popen[str], words: str) -> str:
+    for line in running.stdout:
+        if words in line:
+            return line
+    raise AssertionError(f"it ended before it said {words!r}: {running.stderr.read()}")
+
+
+def test_a_killed_service_goes_on_and_has_lost_nothing(tmp_path):
+    with process(tmp_path, campaign_min=600.0, daily={"minutes": 900.0, "harm_min": 900.0}) as first:
+        wait_for(first, "CONFIRMED")
+        os.kill(first.pid, signal.SIGKILL)
+    settings = load(tmp_path / "settings.yaml")
+    ledger = Ledger(settings.cluster_state_dir / "ledger.db")
+    known = {weakness["id"] for weakness in ledger.all()}
+    ledger.close()
+    assert known, "confirmed before the kill: known after it"
+    with process(tmp_path, campaign_min=600.0, daily={"minutes": 900.0, "harm_min": 900.0}) as second:
+        wait_for(second, "chosen:")
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(60) == 0
+    killed, ended = [load_run(folder) for folder, _ in retention.own_runs(settings.runs_dir)]
+    assert (killed["run"]["state"], killed["run"]["ended_by"]) == ("killed", retention.KILLED)
+    assert {weakness["id"] for weakness in killed["weaknesses"]} == known
+    assert (settings.runs_dir / killed["name"] / "report.html").exists()
+    assert (ended["run"]["state"], ended["run"]["ended_by"]) == ("interrupted", "interrupted: SIGTERM")
+    store = Store(settings.cluster_state_dir / "service.db")
+    (day,) = {store.spent(datetime.now(UTC).date().isoformat())}
+    store.close()
+    assert day.minutes >= killed["run"]["spent_min"] - 0.01
+
+
+def test_a_second_service_is_turned_away_and_a_dead_one_is_not_in_the_way(tmp_path):
+    lock = tmp_path / "service.lock"
+    turned_away = pytest.raises(Unsafe, match=rf"a service \(pid {os.getpid()}\) runs on this cluster already")
+    with alone(lock), turned_away, alone(lock):
+        pass
+    with alone(lock):
+        pass
+
+
+def test_sigterm_while_it_waits_ends_it_at_once(tmp_path):
+    with process(tmp_path, schedule={"windows": [{"days": [], "begins": "00:00", "ends": "00:01"}]}) as bad:
+        assert bad.wait(30) == 2
+        assert "windows" in bad.stderr.read()
+    frozen = {"freezes": [{"begins": "2020-01-01T00:00", "ends": "2100-01-01T00:00", "why": "always"}]}
+    with process(tmp_path, schedule=frozen) as waiting:
+        wait_for(waiting, "waiting: always until")
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(10) == 0
