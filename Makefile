@@ -4,20 +4,23 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-staging test-gpu lint bench benchmark clean
+.PHONY: run test test-crashes test-staging test-gpu lint bench benchmark clean
 
 run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
 	$(BIN)/backburn run $(ARGS)
 
 test: $(INSTALLED)  ## all tests but those that start the embedded cluster again and again
 	@# Two at a time what only computes, then one at a time what measures. Exit 5: ARGS has chosen none of them.
-	@$(BIN)/pytest -m "not staging and not alone" -n 2 $(ARGS); two=$$?; \
-	$(BIN)/pytest -m "alone and not staging" $(ARGS); one=$$?; \
+	@$(BIN)/pytest -m "not staging and not crashes and not alone" -n 2 $(ARGS); two=$$?; \
+	$(BIN)/pytest -m "alone and not staging and not crashes" $(ARGS); one=$$?; \
 	for code in $$two $$one; do [ $$code -eq 0 ] || [ $$code -eq 5 ] || exit $$code; done; \
 	[ $$two$$one != 55 ] || exit 5
 
 test-staging: $(INSTALLED)  ## every switch weak and hardened on the real embedded cluster; crashes in the middle of each fault
 	$(BIN)/pytest -m staging -o timeout=3600 -s -v $(ARGS)
+
+test-crashes: $(INSTALLED)  ## every kind of fault, disturbed at every entry of the journal in every way, on simulated clusters
+	$(BIN)/pytest -m "crashes or not crashes" -n 2 tests/test_crash_points.py $(ARGS)
 
 test-gpu: $(INSTALLED)  ## faults of a real GPU, with what they do to it printed; skipped where there is none
 	$(BIN)/pytest -m gpu -o timeout=600 -s -v $(ARGS)

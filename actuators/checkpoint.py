@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .catalogue import kind_of
-from .errors import RevertFailed, TargetNotFound
+from .errors import InjectionFailed, RevertFailed, TargetNotFound
 from .fault import Fault, Injection, Target, Undo
 from .files import sha256, write_durably
 from .pod import Pods, victims
@@ -82,6 +82,11 @@ class CheckpointActuator:
     def inject(self, injection: Injection) -> None:
         """Kills the writer, then cuts or deletes the checkpoint that it leaves behind."""
         undo = injection.undo
+        try:
+            original = Path(undo["original"]).read_bytes()
+        except OSError as error:
+            # Reverted before it was injected, by somebody who thought this process dead: nothing could be restored.
+            raise InjectionFailed(f"the kept original of {undo['artefact']} is gone: {error}") from error
         for writer in victims(injection):
             self._pods.kill(writer)
         if _deletes(injection.fault):
@@ -89,8 +94,7 @@ class CheckpointActuator:
             if self._has(injection, undo["original_sha256"]):
                 self._checkpoints.remove(undo["artefact"])
         else:
-            damaged = Path(undo["original"]).read_bytes()[: undo["kept_bytes"]]
-            self._checkpoints.overwrite(undo["artefact"], damaged)
+            self._checkpoints.overwrite(undo["artefact"], original[: undo["kept_bytes"]])
 
     def revert(self, injection: Injection) -> None:
         """Restores the original where our damage still stands; a file that the platform replaced is left alone."""

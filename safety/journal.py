@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from actuators.clock import Clock
-from actuators.errors import Unsafe
+from actuators.errors import BadInput, Unsafe
 from actuators.fault import Injection
 
 VERSION: Final = 2
@@ -35,6 +35,9 @@ REVERTING: Final = "reverting"
 REVERTED: Final = "reverted"
 CLEAN: Final = "clean"
 LEAKED: Final = "leaked"
+
+_HEADER_BYTES = 512
+"""The smallest page of a database."""
 
 _ENTRIES = (
     """
@@ -130,11 +133,16 @@ class Journal:
         self._by = by
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if path.exists() and 0 < path.stat().st_size < _HEADER_BYTES:
+                raise sqlite3.DatabaseError("it is cut off")  # SQLite would take it for a new one
             self._db = sqlite3.connect(path, timeout=patience_s, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            (said,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise sqlite3.DatabaseError(said)
             self._require_version(path)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise Unsafe(f"the journal {path} cannot be read ({error}); what it holds open is unknown") from error
 
     def _require_version(self, path: Path) -> None:
@@ -201,8 +209,19 @@ class Journal:
         self._db.close()
 
     def _standing(self) -> list[tuple[Injection, str]]:
-        rows = self._db.execute("SELECT receipt, state FROM standing ORDER BY seq DESC")
-        return [(Injection.from_json(receipt), state) for receipt, state in rows]
+        """Returns what is not clean, newest first.
+
+        Raises:
+            Unsafe: it cannot be read.
+            sqlite3.OperationalError: somebody else is in the way.
+        """
+        try:
+            rows = self._db.execute("SELECT receipt, state FROM standing ORDER BY seq DESC").fetchall()
+            return [(Injection.from_json(receipt), state) for receipt, state in rows]
+        except sqlite3.OperationalError:
+            raise
+        except (sqlite3.DatabaseError, BadInput, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Unsafe(f"the journal holds what cannot be read ({error!r}); what is open is unknown") from error
 
     def _append(self, event: str, injection_id: str | None, receipt: str | None, reason: str) -> None:
         now = self._clock.now()

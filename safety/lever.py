@@ -50,7 +50,7 @@ class Lever:
             return LeverState(**data)
         except FileNotFoundError:
             return LeverState(True, f"the lever {self._path} does not exist; `backburn resume` creates it")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return LeverState(True, f"the lever {self._path} cannot be read: {error}")
 
     def engage(self, reason: str, by: str) -> None:

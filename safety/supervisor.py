@@ -168,6 +168,8 @@ class Supervisor:
         self._open[injection.id] = injection
         try:
             self._lease.renew()
+            if injection.expires_at.reached(self._clock.now()):
+                raise InjectionFailed("its deadline has passed before the act; this process must have been frozen")
             actuator.inject(injection)
         except LeaseLost:
             self.revert(injection, "lease", "the lease was lost before the act")

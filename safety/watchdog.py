@@ -70,6 +70,10 @@ class Watchdog:
         while not self._agent_is_gone():
             self.look()
         recover(self._journal, self._actuators, self._lever, _BY, "the agent is dead")
+        for injection in self._seen.values():
+            # Reverted before, and then the agent may have woken up, acted, and died before it could say so.
+            if not self._is_clean(injection):
+                take_out(injection, self._actuators, self._journal, self._lever, _BY, "found after the agent's death")
 
     def look(self) -> None:
         """Looks once at what is open, and reverts what may not stay."""

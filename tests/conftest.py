@@ -22,7 +22,14 @@ from safety.lever import Lever  # noqa: E402
 # Two threads of one test wait for each other's core as soon as anything else runs: ten seconds became eighty.
 torch.set_num_threads(1)
 
-_ALONE = ("test_actuators", "test_crash", "test_embedded", "test_envs_alerts", "test_envs_prometheus", "test_staging")
+_ALONE = (
+    "test_actuators",
+    "test_crash.py",
+    "test_embedded",
+    "test_envs_alerts",
+    "test_envs_prometheus",
+    "test_staging",
+)
 """Modules whose tests start real processes and look at when they do what: nothing else may run beside them."""
 
 

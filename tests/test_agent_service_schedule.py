@@ -67,6 +67,11 @@ def test_a_night_in_which_clocks_are_moved_is_as_long_as_it_is(night):
     assert (until - begins) == timedelta(hours=9 if "10" in night else 7)
 
 
+def test_a_freeze_in_the_hour_that_clocks_leap_over_freezes_nothing():
+    leapt = Freeze(begins=datetime(2026, 3, 29, 2), ends=datetime(2026, 3, 29, 3))
+    assert opening(Schedule(timezone=BERLIN, freezes=[leapt]), at("2026-03-28T12:00")).until is None
+
+
 def test_a_day_begins_at_local_midnight():
     assert day_of(NIGHTS, at("2026-11-27T22:59")) == "2026-11-27"
     assert day_of(NIGHTS, at("2026-11-27T23:00")) == "2026-11-28"

@@ -137,7 +137,7 @@ def record_of(path: Path) -> dict[str, Any]:
         described = json.loads(beside.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"policy {path} has no {beside.name} beside it that can be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadInput(f"policy {path}: {beside.name} is not JSON") from None
     if not isinstance(described, dict):
         raise BadInput(f"policy {path}: {beside.name} is no JSON object")

@@ -101,6 +101,8 @@ def _span(schedule: Schedule, window: Window, begins: datetime) -> Span:
 
 
 def _without(span: Span, hole: Span) -> list[Span]:
+    if hole.begins >= hole.ends:  # an hour that clocks leap over
+        return [span]
     pieces = (Span(span.begins, min(span.ends, hole.begins)), Span(max(span.begins, hole.ends), span.ends))
     return [piece for piece in pieces if piece.begins < piece.ends]
 
