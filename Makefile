@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-crashes test-staging test-gpu lint bench benchmark clean
+.PHONY: run test test-crashes test-staging test-gpu lint bench benchmark soak clean
 
 run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
 	$(BIN)/backburn run $(ARGS)
@@ -36,6 +36,9 @@ bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes
 
 benchmark: $(INSTALLED)  ## which policy finds more in the same minutes, on the embedded cluster
 	$(BIN)/backburn benchmark $(ARGS)
+
+soak: $(INSTALLED)  ## 10,000 experiments on simulated clusters: leaks, orphans, growth; ARGS="--cluster local" an hour on the real one
+	$(BIN)/python -m agent.soak $(ARGS)
 
 clean:  ## everything that the targets above have made
 	rm -rf .venv runs state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ process, the watchdog takes out what is in force and the next start goes on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from actuators.errors import BackburnError, BadInput, Unsafe
 from safety.journal import Journal
 from safety.lever import Lever
 
+from ..findings.notebook import Witness
 from ..interruption import Interruption
 from ..run import Run, Surroundings
 from ..settings import Settings
@@ -64,6 +65,7 @@ class Service:
         now: the present, aware; the wall clock, because windows and days are people's.
         dry_run: everything happens but the harm, whatever the rung.
         campaigns: ends after so many; None for no end.
+        witnesses: are told of every experiment and every confirmed weakness.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Service:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         dry_run: bool = False,
         campaigns: int | None = None,
+        witnesses: Sequence[Witness] = (),
     ) -> None:
         self._settings = settings
         self._service = settings.service
@@ -89,6 +92,7 @@ class Service:
         self._now = now
         self._dry_run = dry_run
         self._left = campaigns
+        self._witnesses = witnesses
         self._interruption = Interruption()
         self._bell = Bell()
         self._said: str | None = None
@@ -109,6 +113,10 @@ class Service:
             finally:
                 self._journal.note("service", f"ends: {self._interruption.reason or 'its campaigns are over'}")
                 self._bell.close()
+
+    def end(self, reason: str) -> None:
+        """Asks for the end, as SIGTERM does."""
+        self._interruption.ask(reason)
 
     def ring(self) -> None:
         """Has the service look again at once; from any thread."""
@@ -208,7 +216,7 @@ class Service:
                 folder,
                 self._console,
                 dry_run=dry_run,
-                surroundings=Surroundings(asked, display, (account,), experiences),
+                surroundings=Surroundings(asked, display, (account, *self._witnesses), experiences),
             )
             run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung)
             result = run.execute()
