@@ -27,6 +27,7 @@ from agent.service.settings import Ladder
 from agent.service.status import Status
 from agent.service.store import Rung, Spent, Store
 from agent.settings import Settings, load
+from agent.soak import growth
 from envs.hypothesis import Broken, Mechanism, Phases
 from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
@@ -389,3 +390,31 @@ def test_sigterm_while_it_waits_ends_it_at_once(tmp_path):
         wait_for(waiting, "waiting: always until")
         waiting.send_signal(signal.SIGTERM)
         assert waiting.wait(10) == 0
+
+
+# ---- hours of it ----------------------------------------------------------------------------------------------------
+
+
+def test_a_soak_counts_measures_and_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-m", "agent.soak", "--folder", str(tmp_path / "soak"), "--experiments"]
+    for experiments in (20, 50):
+        said = subprocess.run([*command, str(experiments)], capture_output=True, text=True, check=False)
+        assert said.returncode == 0, said.stderr
+    facts = json.loads((tmp_path / "soak" / "soak.json").read_text())
+    assert 50 <= facts["experiments"] < 60
+    assert sum(facts["verdicts"].values()) == facts["experiments"]
+    assert facts["shams"] > 0
+    assert (facts["leaked"], facts["open"], facts["orphans"]) == (0, 0, [])
+    assert len({pid for pid, *_ in facts["samples"]}) == 2
+    other = subprocess.run([*command, "9", "--cluster", "local"], capture_output=True, text=True, check=False)
+    assert "is of a simulated cluster" in other.stderr
+    assert other.returncode != 0
+
+
+def test_growth_is_seen_and_what_stays_level_is_not_growth():
+    level = [[1, n, 100.0 + (n % 3), 10, 4] for n in range(0, 1000, 10)]
+    grows = [[1, n, 100.0 + n / 100.0 + (n % 3), 10, 4] for n in range(0, 1000, 10)]
+    assert abs(growth(level, 2)) < 1.0
+    assert growth(grows, 2) == pytest.approx(10.0, rel=0.1)
+    assert growth(level[:5], 2) is None
+    assert growth([], 2) is None

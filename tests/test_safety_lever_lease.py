@@ -49,6 +49,32 @@ def test_the_lease_has_one_living_holder(tmp_path):
     second.close()
 
 
+def test_of_agents_that_start_at_once_one_gets_the_lease(tmp_path):
+    Lease(tmp_path / "lease", 5.0, BootClock()).close()
+    fork = multiprocessing.get_context("fork")
+    together, got = fork.Barrier(6), fork.SimpleQueue()
+    agents = [fork.Process(target=_start, args=(tmp_path / "lease", together, got)) for _ in range(6)]
+    for agent in agents:
+        agent.start()
+    answers = [got.get() for _ in agents]
+    for agent in agents:
+        agent.join(30)
+    assert sorted(answers) == ["acquired"] + ["turned away"] * 5
+
+
+def _start(path, together, got):
+    lease = Lease(path, 5.0, BootClock())
+    together.wait(30)
+    try:
+        lease.acquire(f"agent {os.getpid()}")
+        answer = "acquired"
+    except Unsafe:
+        answer = "turned away"
+    got.put(answer)
+    together.wait(30)  # nobody leaves before all have tried: a dead holder is in nobody's way
+    lease.close()
+
+
 def test_a_lease_not_renewed_can_be_taken_and_the_late_holder_finds_out(tmp_path, clock):
     first, second = Lease(tmp_path / "lease", 5.0, clock), Lease(tmp_path / "lease", 5.0, clock)
     first.acquire("agent 1")

@@ -177,6 +177,21 @@ def test_a_lease_that_is_lost_after_the_permission_stops_the_act(supervisor, act
     assert supervisor._journal.open_injections() == []
 
 
+def test_an_act_whose_deadline_has_passed_before_it_does_not_happen(supervisor, actuator, clock, monkeypatch):
+    """Frozen between permission and act, and nobody has taken over: whoever watches has looked for the last time."""
+    intend = supervisor._journal.intend
+
+    def frozen_here(injection):
+        intend(injection)
+        clock.advance(PAUSE.duration_s)
+
+    monkeypatch.setattr(supervisor._journal, "intend", frozen_here)
+    with pytest.raises(InjectionFailed, match="must have been frozen"):
+        supervisor.inject(PAUSE, VITALS)
+    assert "inject" not in actuator.calls
+    assert supervisor._journal.open_injections() == []
+
+
 def test_a_target_that_is_gone_is_a_refusal(supervisor, actuator, journal):
     actuator.break_on["prepare"] = TargetNotFound("web has no instance")
     assert supervisor.inject(PAUSE, VITALS) == Refusal("prepare", "web has no instance")

@@ -193,6 +193,24 @@ def test_twice_equals_once(place, kind):
 
 
 @every_kind
+def test_a_target_that_dies_in_the_middle_is_no_leak(place, kind):
+    """Whatever took it away took the fault along, or left what a revert finds all the same."""
+    injection = place.receipt(kind)
+    actuator = place.actuator(kind)
+    actuator.inject(injection)
+    everybody = Fault("pod.kill", Target(TARGET[kind]), 1.0, 60.0)
+    try:
+        undo = place.actuator("pod.kill").prepare("bb-death", everybody)
+    except TargetNotFound:
+        undo = None  # the fault itself has left nobody alive
+    if undo is not None:
+        now = place.clock.now()
+        place.actuator("pod.kill").inject(Injection("bb-death", everybody, undo, now, now.after(60.0), 1))
+    actuator.revert(injection)
+    assert actuator.probe_clean(injection)
+
+
+@every_kind
 def test_a_fresh_process_can_revert_from_the_receipt_alone(place, kind):
     """The receipt crosses a process boundary as JSON, and none of the first process's objects are there."""
     injection = place.receipt(kind)
