@@ -272,7 +272,8 @@ def shams(
 ) -> None:
     """Measures how often fault-free time alarms."""
     settings = load(config)
-    from .shams import measure, record_starts
+    from .shams.measuring import measure
+    from .shams.recording import record_starts
 
     folder = score or run_dir or settings.runs_dir / "shams"
     if score is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from actuators.errors import BadInput
 from agent.settings import load
-from agent.shams import Rate, measure, record_starts
+from agent.shams.counting import Rate
+from agent.shams.measuring import measure
+from agent.shams.recording import record_starts
 from envs.clusters.recorded import Recording
 from tests.conftest import config_file
 from tests.test_agent_cli import backburn, refused
@@ -33,11 +36,17 @@ def test_recordings_gather_beside_those_that_are_there(folder):
         assert seen_s == pytest.approx(120.0, abs=1.0)
 
 
-def test_fault_free_time_breaks_no_promise(folder, capsys):
-    measure(folder, Console())
-    said = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def measured(folder) -> tuple[str, dict]:
+    """What was said of them, and what was written down."""
+    said = io.StringIO()
+    measure(folder, Console(file=said, width=200))
+    return said.getvalue(), json.loads((folder / "shams.json").read_text())
+
+
+def test_fault_free_time_breaks_no_promise(measured):
+    said, found = measured
     assert "2 start(s)" in said
-    found = json.loads((folder / "shams.json").read_text())
     rows = {row["what"]: row for row in found["judged_by"]["all other starts"]}
     weakness = rows["verdict weakness"]
     assert weakness["every"]["alarms"] == 0
@@ -45,6 +54,17 @@ def test_fault_free_time_breaks_no_promise(folder, capsys):
     assert weakness["kept"] is True
     assert "verdict weakness            ≤ 0.05   0/" in said
     assert any(name.startswith("p of ") for name in rows)
+
+
+def test_a_larger_shift_is_seen_more_often_and_a_large_one_nearly_always(measured):
+    said, found = measured
+    assert "worse by" in said
+    power = found["power"]["all other starts"]
+    assert {"client/error_share", "client/p50_ms", "client/accuracy"} <= set(power)
+    for shares in power.values():
+        assert list(shares) == sorted(shares)
+    mean = [sum(shift) / len(power) for shift in zip(*power.values(), strict=True)]
+    assert mean[0] < 0.5 < mean[2], mean
 
 
 def test_a_rate_keeps_its_promise_only_if_enough_was_seen():

@@ -1,0 +1,79 @@
+"""The whole of it: what was recorded in a folder, judged, counted, printed and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actuators.errors import BadInput
+from envs.clusters.recorded import Recording
+
+from ..settings import load
+from .counting import MOST, Row, counted
+from .judging import judged
+from .power import SHIFTS, shares
+from .recording import RECORDING, starts_in
+
+SCHEMA_VERSION = 1
+
+
+def measure(folder: Path, console: Console) -> None:
+    """Judges what was recorded in a folder, prints how often it alarmed, and writes it to `shams.json`.
+
+    Raises:
+        BadInput: nothing was recorded there, or not everything in the same way.
+    """
+    paths = {number: path for number, path in starts_in(folder).items() if (path / RECORDING).exists()}
+    if not paths:
+        raise BadInput(f"{folder} holds no recording; expected start-N/{RECORDING}")
+    recordings = {number: Recording.load(path / RECORDING) for number, path in paths.items()}
+    settings = load(paths[min(paths)] / "settings.yaml")
+    if len({recording.series for recording in recordings.values()}) > 1:
+        raise BadInput(f"{folder} holds recordings of different series; allowed is one form of cluster in one folder")
+    found: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "alpha": settings.scoring.alpha,
+        "judged_by": {},
+        "power": {},
+    }
+    found["minutes"] = {n: round(_minutes(recording), 2) for n, recording in recordings.items()}
+    console.print(f"{len(recordings)} start(s), minutes of fault-free time: {found['minutes']}")
+    for how, shams in judged(settings, recordings).items():
+        rows = counted(shams, settings)
+        lines = [_line("alarm", "nominal", "at every window (they overlap)", "≤ 2x?", "apart (they share none)")]
+        lines += [_printed(row) for row in rows]
+        promised = [row for row in rows if row.nominal is not None]
+        lines.append(
+            f"  {len(shams)} shams; the upper end is at most {MOST:g} times nominal for"
+            f" {sum(bool(row.kept) for row in promised)} of {len(promised)} alarms"
+        )
+        console.print(f"\njudged by {how}; 95 % Wilson intervals", *lines, sep="\n", soft_wrap=True, highlight=False)
+        found["judged_by"][how] = [row.to_json() for row in rows]
+        power = shares([sham.seen for sham in shams if sham.seen is not None])
+        found["power"][how] = {name: list(of) for name, of in power.items()}
+        console.print(*_power_lines(power), sep="\n", soft_wrap=True, highlight=False)
+    (folder / "shams.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _power_lines(power: Mapping[str, tuple[float, ...]]) -> list[str]:
+    head = "  ".join(f"{shift:g} sd" for shift in SHIFTS)
+    lines = [f"  seen of a series that is worse by{'':<5}{head}"]
+    return lines + [f"  {name:<38}" + "  ".join(f"{share:4.0%}" for share in of) for name, of in power.items()]
+
+
+def _printed(row: Row) -> str:
+    nominal = "" if row.nominal is None else f"≤ {row.nominal:g}"
+    kept = {True: "yes", False: "no", None: ""}[row.kept]
+    return _line(row.what, nominal, str(row.every), kept, str(row.apart))
+
+
+def _line(what: str, nominal: str, every: str, kept: str, apart: str) -> str:
+    return f"  {what:<28}{nominal:<9}{every:<36}{kept:<7}{apart}"
+
+
+def _minutes(recording: Recording) -> float:
+    return (recording.snapshots[-1].at_s - recording.snapshots[0].at_s) / 60.0 if recording.snapshots else 0.0
