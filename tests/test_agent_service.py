@@ -326,6 +326,16 @@ def test_old_runs_of_the_service_go_and_no_others(tmp_path, watched):
     assert mine.exists()
 
 
+def test_a_clock_that_jumps_years_ahead_takes_no_new_run_away(watched):
+    seen = watched(campaigns=2)
+    seen.service.run()
+    gone = retention.tidy(
+        seen.settings.runs_dir, seen.settings.cluster.id, seen.settings.service.retention, NOON.replace(year=2040)
+    )
+    assert gone == []
+    assert len(seen.runs()) == 2
+
+
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 

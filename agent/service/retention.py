@@ -20,6 +20,9 @@ from .settings import Retention
 BY = "service"
 """Stands in the facts of a run that the service has made; no other run is ever touched."""
 
+_SPARED = 5
+"""Newest runs that no age takes away: the clock that says so may have jumped."""
+
 KILLED = "the process was killed"
 
 
@@ -50,7 +53,9 @@ def tidy(runs: Path, cluster_id: str, retention: Retention, now: datetime) -> li
     ]
     before = now - timedelta(days=retention.days)
     newest = {folder for folder, _ in finished[-retention.runs :]}
-    gone = [folder for folder, ended_at in finished if folder not in newest or ended_at < before]
+    spared = {folder for folder, _ in finished[-min(_SPARED, retention.runs) :]}
+    too_old = {folder for folder, ended_at in finished if ended_at < before} - spared
+    gone = [folder for folder, _ in finished if folder not in newest or folder in too_old]
     for folder in gone:
         shutil.rmtree(folder)
     return gone

@@ -11,6 +11,7 @@ process, the watchdog takes out what is in force and the next start goes on.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -179,10 +180,10 @@ class Service:
         self._listen(_LOOK_EVERY_S)
 
     def _pause(self, seconds: float) -> None:
-        """Waits between campaigns; only an end cuts it short."""
-        until = self._now() + timedelta(seconds=seconds)
-        while not self._interruption.asked() and (left_s := (until - self._now()).total_seconds()) > 0:
-            text = until.isoformat(timespec="seconds")
+        """Waits between campaigns; only an end cuts it short, and no wall clock that is set anew makes it longer."""
+        over_s = time.monotonic() + seconds
+        text = (self._now() + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        while not self._interruption.asked() and (left_s := over_s - time.monotonic()) > 0:
             self._status.set(doing=Doing.WAITING, why="a pause between campaigns", until=text, phase="", fault=None)
             self._listen(min(left_s, _LOOK_EVERY_S))
 
@@ -204,7 +205,7 @@ class Service:
         experiences = (
             [] if settings.cluster.kind == "simulated" else self._store.experiences(began, self._service.remember_days)
         )
-        folder = self._settings.runs_dir / f"{began:%Y-%m-%d-%H%M%S}-{settings.cluster.id}"
+        folder = self._new_folder(began)
         self._status.set(doing=Doing.STARTING, why=folder.name, until=None, phase="", rung=rung.rung)
         self._status.count("campaigns")
         reach = "a dry run" if dry_run else ladder.NAMES[rung.rung]
@@ -232,7 +233,7 @@ class Service:
 
     def _failed(self, folder: Path, rung: Rung, account: Account, error: BackburnError) -> float:
         """Writes a failed campaign down; the first one's bad input is the user's to mend, all else may pass."""
-        if isinstance(error, BadInput) and not self._status.now().experiments and self._failures == 0:
+        if isinstance(error, BadInput) and self._status.now().campaigns == 1:
             raise error
         self._failures += 1
         self._status.set(last_error=str(error))
@@ -242,6 +243,15 @@ class Service:
             account.trouble = account.trouble or str(error)
             self._stand(rung, account)
         return float(min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (self._failures - 1)))
+
+    def _new_folder(self, began: datetime) -> Path:
+        """Returns a run folder that is not there yet, named by the time; several campaigns may begin in one second."""
+        name = f"{began:%Y-%m-%d-%H%M%S}-{self._settings.cluster.id}"
+        folder, number = self._settings.runs_dir / name, 1
+        while folder.exists():
+            number += 1
+            folder = self._settings.runs_dir / f"{name}-{number}"
+        return folder
 
     def _watch_the_clock(self, closes: datetime | None, asked: Interruption) -> None:
         if closes is not None and self._now() >= closes:
