@@ -12,6 +12,9 @@ import pytest
 from actuators.catalogue import CATALOGUE
 from agent.findings.ground_truth import SWITCHES
 from envs.telemetry.snapshot import METRICS
+from tests.crash_points import POINTS
+from tests.test_crash_points import DISTURBANCES
+from tests.test_safety_hostile import GUARDED, THROUGH_THE_DOOR
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,8 +60,9 @@ def test_the_table_of_metrics_is_the_catalogue():
     assert sorted(re.findall(r"`([a-z0-9_]+)`", table)) == sorted(METRICS)
 
 
-def test_every_guarantee_names_a_test_that_exists():
-    named = set(re.findall(r"`(test_[a-z_]+)`", README))
+@pytest.mark.parametrize("page", ["README.md", "safety/GUARANTEES.md"])
+def test_every_guarantee_names_a_test_that_exists(page):
+    named = set(re.findall(r"`(test_[a-z_]+)`", (ROOT / page).read_text(encoding="utf-8")))
     assert len(named) > 12
     defined = {
         name
@@ -66,6 +70,16 @@ def test_every_guarantee_names_a_test_that_exists():
         for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert named <= defined, named - defined
+
+
+def test_the_page_of_guarantees_counts_what_there_is():
+    page = (ROOT / "safety" / "GUARANTEES.md").read_text(encoding="utf-8")
+    undone = sum(kind.reversible for kind in CATALOGUE.values())
+    assert f"{undone} of {len(CATALOGUE)} kinds" in page
+    points = len(CATALOGUE) * (len(POINTS) * (len(DISTURBANCES) + 1) + 1)
+    assert f"= {points:,} |" in page
+    assert (f"{GUARDED:,} / {THROUGH_THE_DOOR:,}") in page
+    assert "safety/GUARANTEES.md" in README
 
 
 def test_the_lines_of_python_run():
@@ -92,5 +106,5 @@ def test_what_is_tracked_at_the_top_is_what_was_agreed():
         cwd=ROOT,
     ).stdout.split()
     agreed = ["README.md", "pyproject.toml", "agent", "envs", "actuators", "safety", "tests", "configs", "Dockerfile"]
-    tools = ["LICENSE", "Makefile", "constraints.txt", ".ci", ".gitignore", ".dockerignore"]
+    tools = ["LICENSE", "SECURITY.md", "Makefile", "constraints.txt", ".ci", ".gitignore", ".dockerignore"]
     assert set(tracked) == set(agreed + tools)
