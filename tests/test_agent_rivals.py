@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from actuators.catalogue import CATALOGUE
+from actuators.errors import BadInput
 from agent.learning.arena import compared, knowing, one_by_one, randomly, tallied
+from agent.learning.incident import Incident, IncidentPolicy, incidents_in
 from agent.learning.rivals import GeneticPolicy, UcbPolicy
+from agent.settings import PACKAGED
 from envs import encoding
-from envs.encoding import OBSERVED_ARM
+from envs.encoding import OBSERVED_ARM, ROLES
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import pool_of
 from envs.simulator.structure import Generator
 
-RIVALS = [GeneticPolicy, UcbPolicy]
+PUBLISHED = incidents_in(PACKAGED / "incidents.yaml")
+RIVALS = [GeneticPolicy, UcbPolicy, partial(IncidentPolicy, PUBLISHED)]
 COLUMN = {name: index for index, name in enumerate(OBSERVED_ARM)}
 
 
@@ -120,3 +128,47 @@ def test_it_finds_more_than_chance(pool, rival):
     torch.manual_seed(0)
     figures = compared({name: tallied(choose, pool, budget_min=30.0, seed=3) for name, choose in choosers.items()})
     assert figures["rival"]["low"] > 0.0, figures
+
+
+def test_incidents_are_drawn_as_often_as_they_have_happened(pool):
+    """Three times as many crashes of trainers as slow links, and nothing else: that is what is tried."""
+    observation, campaigns = first_look(pool)
+    mask = campaigns.masks()[0].numpy()
+    shape = observation["arms"].shape[:3]
+    kinds = list(CATALOGUE)
+    roles = observation["components"][:, :7].argmax(1)
+    incidents = [Incident(kind="pod.pause", role="model-server", count=30), Incident(kind="network.delay", count=10)]
+    drawn = Counter()
+    for seed in range(600):
+        action = IncidentPolicy(incidents, np.random.default_rng(seed)).choose(observation, mask)
+        component, kind, _ = np.unravel_index(action, shape)
+        drawn[kinds[kind]] += 1
+        assert kinds[kind] == "network.delay" or ROLES[roles[component]] == "model-server"
+    assert set(drawn) == {"pod.pause", "network.delay"}
+    there = {int(role) for role in roles[mask[:-1].reshape(shape)[:, kinds.index("network.delay")].any(1)]}
+    expected = 30.0 / (30.0 + 10.0 * len(there) / 7)
+    assert drawn["pod.pause"] / 600 == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("incidents: []", "at least 1 item"),
+        ("{}", "'incidents' is missing"),
+        ("[]", "expected a mapping"),
+        ("incidents: [{kind: pod.melt, count: 1}]", "unknown fault kind"),
+        ("incidents: [{kind: pod.kill, role: cook, count: 1}]", "unknown role"),
+        ("incidents: [{kind: pod.kill, count: 0}]", "greater than 0"),
+        ("incidents: [{kind: pod.kill, count: .nan}]", "finite"),
+        ("incidents: [{kind: pod.kill, cuont: 1}]", "is missing|did you mean 'count'"),
+        ("incidents: {", "is not YAML"),
+        (None, "cannot read the incidents"),
+    ],
+)
+def test_a_malformed_file_of_incidents_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "incidents.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadInput, match=message) as refused:
+        incidents_in(path)
+    assert str(path) in str(refused.value)

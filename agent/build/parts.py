@@ -74,11 +74,12 @@ def experimenter_on(
 
 
 def policy_named(name: str, random: np.random.Generator) -> Policy:
-    """Returns a policy by its name, or the one in a file that `backburn train` wrote.
+    """Returns a policy by its name, the one in a file that `backburn train` wrote, or one by a file of incidents.
 
     Raises:
         BadInput: there is no such policy, or its file is of another version or damaged.
     """
+    from ..learning.incident import IncidentPolicy, incidents_in
     from ..learning.policy import RandomPolicy, RoundRobinPolicy
     from ..learning.policy_file import policy_in
     from ..learning.rivals import GeneticPolicy, UcbPolicy
@@ -89,11 +90,17 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
         "round_robin": RoundRobinPolicy,
         "ucb": lambda: UcbPolicy(random),
         "genetic": lambda: GeneticPolicy(random),
+        "incident": lambda: IncidentPolicy(incidents_in(PACKAGED / "incidents.yaml"), random),
         "thompson": lambda: ThompsonPolicy(random),
         "posterior": lambda: policy_in(PACKAGED / "policies" / "posterior.safetensors"),
     }
     if name.endswith(".safetensors"):
         return policy_in(Path(name))
+    if name.endswith(".yaml"):
+        return IncidentPolicy(incidents_in(Path(name)), random)
     if name not in makers:
-        raise BadInput(f"unknown policy {name!r}; allowed are {', '.join(makers)} and files that end in .safetensors")
+        raise BadInput(
+            f"unknown policy {name!r}; allowed are {', '.join(makers)}, "
+            "files that end in .safetensors, and files of incidents that end in .yaml"
+        )
     return makers[name]()

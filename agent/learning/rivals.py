@@ -38,7 +38,7 @@ class GeneticPolicy:
 
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns the next experiment of a generation; stops where nothing new is allowed."""
-        again = _unconfirmed(observation, mask)
+        again = unconfirmed(observation, mask)
         if again is not None:
             return again
         fresh = mask[:-1] & (_flat(observation, "tried") == 0)
@@ -94,7 +94,7 @@ class UcbPolicy:
 
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns an experiment of the kind with the highest upper bound; stops where none is allowed."""
-        again = _unconfirmed(observation, mask)
+        again = unconfirmed(observation, mask)
         if again is not None:
             return again
         shape = observation["arms"].shape[:3]
@@ -119,7 +119,7 @@ def _flat(observation: Observation, name: str) -> npt.NDArray[np.float64]:
     return scale * observed(observation, name).reshape(-1).astype(np.float64)
 
 
-def _unconfirmed(observation: Observation, mask: Mask) -> int | None:
+def unconfirmed(observation: Observation, mask: Mask) -> int | None:
     """Returns an allowed experiment that has shown a weakness each time, and is not confirmed."""
     tried, weak, confirmed = (_flat(observation, name) for name in ("tried", "weakness", "confirmed"))
     promising = mask[:-1] & (weak > 0) & (weak == tried) & (confirmed == 0)

@@ -18,7 +18,9 @@ from actuators.errors import BadInput
 from envs.simulator.pool import Pool, pool_of
 from envs.simulator.structure import Generator
 
+from ..settings import PACKAGED
 from .arena import Chooser, Tally, compared, greedily, hit_rate, knowing, one_by_one, randomly, statically, tallied
+from .incident import IncidentPolicy, incidents_in
 from .policy import RoundRobinPolicy
 from .policy_file import Network, read, record_of, store
 from .posterior import ArmNetwork
@@ -143,11 +145,13 @@ def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str,
         generator: of the clusters.
     """
     pool = pool_of(generator, _HELD_OUT, seed=_HELD_OUT_SEED)
+    known = incidents_in(PACKAGED / "incidents.yaml")
     everybody: dict[str, Chooser] = {
         "random": randomly(0),
         "round_robin": one_by_one([RoundRobinPolicy()] * _HELD_OUT),
         "ucb": one_by_one([UcbPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
         "genetic": one_by_one([GeneticPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
+        "incident": one_by_one([IncidentPolicy(known, np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
         "thompson": one_by_one([ThompsonPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
         **choosers,
         "oracle": knowing,
