@@ -61,6 +61,10 @@ _CAPABILITIES = {
     "Gpus": ("trainer",),
 }
 _HAVE_A_GPU = 0.6
+_TEAM, _TEMPLATE, _SHARED_MEAN = 1.5, 3.0, -2.0
+"""What components of one team and of one role have in common, in log-odds: most of why a protection is absent. So much
+of it that who has seen nothing of a cluster yet comes to 0.58 of what whoever knows the truth finds, at most; with the
+mean, an eighth of all permitted experiments would show something."""
 _NEED_OF_A_DEPENDENCY = 0.15
 _FLIPPING = 0.08
 _LIMITS = Limits(max_instances=1, max_share=0.25)
@@ -170,7 +174,7 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
         template = normal(n, len(ALL_ROLES), len(PROTECTIONS)).gather(
             1, role[..., None].expand(-1, -1, len(PROTECTIONS))
         )
-        shared = 1.0 * team_quality[..., None] + 1.2 * template
+        shared = _TEAM * team_quality[..., None] + _TEMPLATE * template + _SHARED_MEAN
     chronic = 0.15 * torch.tanh(team_quality + normal(n, places))
     commonness = torch.tensor([protection.commonness for protection in PROTECTIONS])
     odds = (
