@@ -185,14 +185,31 @@ def show_weakness(
 def benchmark(
     cluster: Annotated[ClusterKind, typer.Option(help="Whose packaged settings are taken.")] = ClusterKind.LOCAL,
     config: Annotated[Path | None, typer.Option(help="Settings file, in place of a packaged one.")] = None,
-    policies: Annotated[str, typer.Option(help="Names, separated by commas.")] = "random,round-robin,thompson,oracle",
+    policies: Annotated[
+        str | None, typer.Option(help="Names or files, separated by commas; random, round-robin, thompson and oracle.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Minutes of each campaign.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns of each policy: 1, or 20 with --replay.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the first campaign; seeds every random choice.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The benchmark's folder; one that was cut off goes on.")] = None,
     again: Annotated[Path | None, typer.Option("--replay", help="Draw from this benchmark's evidence.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Splits of the frozen suite of simulated clusters, separated by commas.")
+    ] = None,
+    clusters: Annotated[int | None, typer.Option(min=2, help="With --split: how many of each.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="With --split: of the processor.")] = 1,
 ) -> None:
     """Compares policies: the same planted weaknesses, the same minutes."""
+    if split is not None:
+        from .benchmark.splits import RIVALS, compare
+
+        asked = [name.strip() for name in policies.split(",")] if policies is not None else list(RIVALS)
+        asked = [name if name.endswith(".safetensors") else name.replace("-", "_") for name in asked if name]
+        wanted = [name.strip() for name in split.split(",") if name.strip()]
+        out = run_dir or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-suite"
+        compare(asked, wanted, out, Console(), clusters=clusters, threads=threads)
+        return
+    policies = policies or "random,round-robin,thompson,oracle"
     from .benchmark.figures import lines_of
     from .benchmark.live import Benchmark
     from .benchmark.replay import replayed
@@ -225,6 +242,9 @@ def train(
     teacher: Annotated[Path, typer.Option(help="With ppo: the posterior policy that it begins from.")] = PACKAGED
     / "policies"
     / "posterior.safetensors",
+    held_back: Annotated[
+        bool, typer.Option("--held-back", help="On the training clusters of `benchmark --split` alone.")
+    ] = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="With ppo: its checkpoints and logs; a training that was cut off goes on.")
     ] = None,
@@ -232,16 +252,17 @@ def train(
     """Trains a policy on simulated clusters, and tries it on others."""
     from envs.simulator.structure import Generator
 
-    from .learning import school
+    from .learning import school, suite
     from .learning.train import Lessons
 
+    generator = suite.TRAINING if held_back else Generator(components)
     if algorithm is Algorithm.PPO:
         from .learning.ppo.practice import Practice
 
         practice = Practice(steps=steps, batch=batch, seed=seed)
         school.train_ppo(
             practice,
-            Generator(components),
+            generator,
             out,
             Console(),
             teacher=teacher,
@@ -251,7 +272,7 @@ def train(
         )
         return
     lessons = Lessons(steps=steps, batch=batch, seed=seed)
-    school.train(lessons, Generator(components), out, Console(), device=device, threads=threads)
+    school.train(lessons, generator, out, Console(), device=device, threads=threads)
 
 
 @app.command()

@@ -279,6 +279,7 @@ def test_training_from_the_command_line(tmp_path, monkeypatch):
         "round_robin",
         "ucb",
         "genetic",
+        "incident",
         "thompson",
         "static",
         "posterior",

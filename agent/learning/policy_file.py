@@ -38,9 +38,10 @@ _PPO_INPUTS = (
     *HISTORY_FEATURES,
     *ARM_FEATURES,
 )
+PPO_SORT: Final = "ppo"
 _SORTS: Final[Mapping[type[Network], tuple[str, tuple[str, ...]]]] = {
     ArmNetwork: ("posterior", ARM_INPUTS),
-    SetPolicy: ("ppo", _PPO_INPUTS),
+    SetPolicy: (PPO_SORT, _PPO_INPUTS),
 }
 _WIDEST = 4096
 _N = TypeVar("_N", ArmNetwork, SetPolicy)
@@ -76,7 +77,7 @@ def policy_in(path: Path) -> Policy:
     Raises:
         BadInput: as `read`.
     """
-    if record_of(path).get("sort") == _SORTS[SetPolicy][0]:
+    if record_of(path).get("sort") == PPO_SORT:
         return PpoPolicy(read(path, SetPolicy))
     return PosteriorPolicy(read(path, ArmNetwork))
 

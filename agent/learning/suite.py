@@ -1,0 +1,149 @@
+"""The frozen suite: simulated clusters on which policies are compared, drawn before any of them has learnt.
+
+Splits differ from what is learnt on in one respect each. All policies see the same clusters and the same luck. Policies
+that are to be compared here learn on `TRAINING`, in which one form of dependency graph and two kinds of weakness never
+occur; only `backburn train --held-back` draws from it. Changing anything here makes figures of before worthless.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import Pool, pool_of
+from envs.simulator.structure import FAMILIES, Generator, Structure
+
+from .arena import Chooser, Tally, compared, hit_rate, tallied
+
+CLUSTERS: Final = 512
+BUDGET_MIN: Final = 20.0
+SEED: Final = 1_000_003
+"""No training takes a seed from a million on."""
+
+_NEW_FORM: Final = "mesh"
+_NEW_WEAKNESSES: Final = frozenset({"bounded_queue", "freshness"})
+
+_PREVALENCE: Final = 0.6
+"""Makes up for the weaknesses that never occur: about one in eight permitted experiments shows something."""
+
+TRAINING: Final = Generator(
+    (6, 24),
+    families=tuple(form for form in FAMILIES if form != _NEW_FORM),
+    prevalence=_PREVALENCE,
+    without=_NEW_WEAKNESSES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Clusters of one sort.
+
+    Attributes:
+        generator: draws them.
+        differs: in what from those that are learnt on.
+        clusters: how many, where fewer than usual have to do.
+    """
+
+    generator: Generator
+    differs: str
+    clusters: int = CLUSTERS
+
+
+_FORMS: Final[dict[str, Any]] = {"families": TRAINING.families, "without": TRAINING.without}
+_USUAL: Final[dict[str, Any]] = _FORMS | {"prevalence": _PREVALENCE}
+
+SPLITS: Final[Mapping[str, Split]] = {
+    "iid": Split(TRAINING, "in nothing"),
+    "size": Split(Generator((48, 96), **_USUAL), "two to four times as many components", clusters=128),
+    "topology": Split(Generator((6, 24), **_USUAL | {"families": (_NEW_FORM,)}), "a form that is new"),
+    "family": Split(
+        Generator((6, 24), families=TRAINING.families, only=_NEW_WEAKNESSES, prevalence=4.0), "weaknesses that are new"
+    ),
+    "prevalence": Split(Generator((6, 24), **_FORMS | {"prevalence": _PREVALENCE - 1.0}), "fewer weaknesses"),
+    "noise": Split(Generator((6, 24), noise=2.0, **_USUAL), "twice as many false alarms, misses and failures"),
+    "plain": Split(
+        Generator((6, 24), structure=Structure.none(), **_USUAL), "none of the difficulties: greed is near the best"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What policies came to on one split.
+
+    Attributes:
+        figures: per policy, as in `benchmark.json`.
+        curves: per policy, mean severity confirmed by each share of the budget.
+        hit_rate: share of permitted experiments that would show something.
+    """
+
+    figures: Mapping[str, Mapping[str, float]]
+    curves: Mapping[str, Sequence[float]]
+    hit_rate: float
+
+
+def tried(
+    split: Split,
+    policies: Mapping[str, Callable[[int], Chooser]],
+    told: Callable[[str, float], None],
+    clusters: int | None = None,
+) -> Result:
+    """Runs every policy on a split.
+
+    Args:
+        split: which clusters.
+        policies: by name, each made for so many clusters; `random` and `oracle` have to be among them.
+        told: is called with a policy's name and the seconds it took.
+        clusters: how many; as many as the split says if not given.
+    """
+    pool = pool_of(split.generator, clusters or split.clusters, seed=SEED)
+    tallies: dict[str, Tally] = {}
+    own: dict[str, dict[str, float]] = {}
+    for name, make in policies.items():
+        began_s = time.perf_counter()
+        watched = _Watched(make(len(pool)))
+        tallies[name] = tallied(watched.choose, pool, budget_min=BUDGET_MIN, seed=SEED)
+        own[name] = {
+            "violations": float(watched.violations),
+            "decision_ms": 1000.0 * watched.seconds / max(1, watched.decisions),
+            "clusters": float(len(pool)),
+        }
+        told(name, time.perf_counter() - began_s)
+    figures = {name: figure | own[name] for name, figure in compared(tallies).items()}
+    curves = {name: np.asarray(tally.curve).mean(0).tolist() for name, tally in tallies.items()}
+    return Result(figures, curves, hit_rate(pool))
+
+
+class _Watched:
+    """A policy whose decisions are timed, and checked against the mask.
+
+    Attributes:
+        decisions: how many it made, one per cluster and step.
+        violations: of them, those that the mask forbade.
+        seconds: they took together.
+    """
+
+    def __init__(self, choose: Chooser) -> None:
+        self._choose = choose
+        self.decisions = self.violations = 0
+        self.seconds = 0.0
+
+    def choose(self, campaigns: Campaigns) -> torch.Tensor:
+        began_s = time.perf_counter()
+        actions = self._choose(campaigns)
+        self.seconds += time.perf_counter() - began_s
+        self.decisions += len(actions)
+        self.violations += int((~campaigns.masks().gather(1, actions[:, None])).sum())
+        return actions
+
+
+def frozen(split: str, clusters: int = CLUSTERS) -> tuple[float, float]:
+    """Returns what a split is known by: its hit rate, and how many experiments of a cluster would show something."""
+    pool: Pool = pool_of(SPLITS[split].generator, clusters, seed=SEED)
+    return hit_rate(pool), float(pool.shows.sum(1).float().mean())

@@ -1,0 +1,114 @@
+"""The frozen suite: what it is made of stays as it is, and whoever cheats in it is seen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from actuators.errors import BadInput
+from agent.benchmark.curves import picture
+from agent.benchmark.splits import compare, makers_of
+from agent.learning import suite
+from agent.learning.arena import knowing, randomly
+from agent.settings import PACKAGED
+from envs.simulator.pool import pool_of
+from envs.simulator.protections import PROTECTIONS
+from tests.test_agent_cli import backburn, refused
+
+POSTERIOR = str(PACKAGED / "policies" / "posterior.safetensors")
+
+FROZEN = {
+    "iid": (0.1248, 40.45),
+    "size": (0.1317, 210.38),
+    "topology": (0.1256, 40.52),
+    "family": (0.0582, 17.25),
+    "prevalence": (0.0870, 28.33),
+    "noise": (0.1248, 40.45),
+    "plain": (0.1878, 59.16),
+}
+"""Of 64 clusters: the share of permitted experiments that would show something, and how many of a cluster would."""
+
+
+def test_the_suite_has_the_splits_that_are_frozen():
+    assert set(FROZEN) == set(suite.SPLITS)
+
+
+@pytest.mark.parametrize("split", FROZEN)
+def test_a_split_is_what_it_was_when_it_was_frozen(split):
+    hit_rate, shows = suite.frozen(split, 64)
+    assert hit_rate == pytest.approx(FROZEN[split][0], abs=5e-4)
+    assert shows == pytest.approx(FROZEN[split][1], abs=0.05)
+
+
+def test_choosing_at_random_hits_as_often_as_was_agreed():
+    hit_rate, _ = suite.frozen("iid")
+    assert 0.12 <= hit_rate <= 0.20
+
+
+def test_what_is_held_back_never_occurs_in_training_and_does_in_its_split():
+    names = [protection.name for protection in PROTECTIONS]
+    held_back = {names.index(name) for name in suite.TRAINING.without}
+
+    def seen(generator) -> set[int]:
+        pool = pool_of(generator, 64, seed=3)
+        numbers = pool.truth[..., 5][pool.shows]
+        return {int(number) % len(PROTECTIONS) for number in numbers}
+
+    assert not seen(suite.TRAINING) & held_back
+    assert seen(suite.SPLITS["family"].generator) == held_back
+
+
+def test_whoever_takes_what_is_masked_is_seen():
+    def cheating(campaigns) -> torch.Tensor:
+        return (~campaigns.masks()[:, :-1]).float().argmax(1)
+
+    policies = {"cheat": lambda n: cheating, "random": lambda n: randomly(0), "oracle": lambda n: knowing}
+    result = suite.tried(suite.SPLITS["iid"], policies, lambda name, seconds: None, clusters=8)
+    assert result.figures["cheat"]["violations"] > 100
+    assert result.figures["random"]["violations"] == result.figures["oracle"]["violations"] == 0
+    assert result.figures["random"]["auc"] == 0.0
+    assert result.figures["oracle"]["auc"] == 1.0
+
+
+def test_a_comparison_leaves_a_table_a_file_and_a_picture(tmp_path):
+    compare(["thompson", POSTERIOR], ["iid", "plain"], tmp_path, Console(quiet=True), clusters=6, threads=1)
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    for split in ("iid", "plain"):
+        figures = found["splits"][split]
+        assert set(figures) == {"thompson", "posterior", "static posterior", "random", "oracle"}
+        for of in figures.values():
+            assert {
+                "auc",
+                "low",
+                "high",
+                "discoveries",
+                "fdr",
+                "violations",
+                "decision_ms",
+                "seeds",
+                "clusters",
+            } <= set(of)
+            assert (of["violations"], of["clusters"]) == (0, 6)
+        assert (tmp_path / f"{split}.svg").read_text().count("<polyline") == 5
+    with pytest.raises(BadInput, match="holds a benchmark already"):
+        compare(["thompson"], ["iid"], tmp_path, Console(quiet=True), clusters=6, threads=1)
+
+
+def test_a_picture_escapes_names():
+    assert "&lt;b&gt;" in picture({"<b>": [0.0, 1.0], "oracle": [1.0, 2.0]}, "a & b")
+    assert "a &amp; b" in picture({}, "a & b")
+
+
+def test_bad_input_is_one_line(tmp_path):
+    with pytest.raises(BadInput, match="unknown policy 'magic'"):
+        makers_of(["magic"])
+    refused(
+        backburn("benchmark", "--split", "iid,other", "--run-dir", tmp_path / "x"),
+        2,
+        "--split other",
+        "allowed are iid",
+    )
+    assert not (tmp_path / "x").exists()
