@@ -35,13 +35,13 @@ bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes
 	$(BIN)/python -m agent.bench $(ARGS)
 
 bench-halts: $(INSTALLED)  ## from a pulled lever until the fault is seen to be gone, on the embedded cluster; writes runs/halts.json
-	$(BIN)/python -m agent.halts $(ARGS)
+	$(BIN)/python -m agent.bench.halts $(ARGS)
 
 benchmark: $(INSTALLED)  ## which policy finds more in the same minutes, on the embedded cluster
 	$(BIN)/backburn benchmark $(ARGS)
 
 soak: $(INSTALLED)  ## 10,000 experiments on simulated clusters: leaks, orphans, growth; ARGS="--cluster local" an hour on the real one
-	$(BIN)/python -m agent.soak $(ARGS)
+	$(BIN)/python -m agent.bench.soak $(ARGS)
 
 clean:  ## everything that the targets above have made
 	rm -rf .venv runs state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

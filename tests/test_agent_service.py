@@ -17,6 +17,7 @@ from rich.console import Console
 
 from actuators.errors import BadInput, Unsafe
 from actuators.fault import Fault, Target
+from agent.bench.soak import growth
 from agent.findings.ledger import Ledger
 from agent.findings.report import load_run
 from agent.service import ladder, retention
@@ -27,7 +28,6 @@ from agent.service.settings import Ladder
 from agent.service.status import Status
 from agent.service.store import Rung, Spent, Store
 from agent.settings import Settings, load
-from agent.soak import growth
 from envs.hypothesis import Broken, Mechanism, Phases
 from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
@@ -406,7 +406,7 @@ def test_sigterm_while_it_waits_ends_it_at_once(tmp_path):
 
 
 def test_a_soak_counts_measures_and_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, "-m", "agent.soak", "--folder", str(tmp_path / "soak"), "--experiments"]
+    command = [sys.executable, "-m", "agent.bench.soak", "--folder", str(tmp_path / "soak"), "--experiments"]
     for experiments in (20, 50):
         said = subprocess.run([*command, str(experiments)], capture_output=True, text=True, check=False)
         assert said.returncode == 0, said.stderr

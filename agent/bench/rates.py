@@ -13,12 +13,12 @@ from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import Pool, pool_of
 from envs.simulator.structure import Generator
 
-from .learning.arena import greedily
-from .learning.posterior import ArmNetwork
-from .learning.ppo.device import DevicePPO
-from .learning.ppo.set_policy import SetPolicy
-from .learning.ppo.vec_env import CampaignsVecEnv
-from .learning.train import Lessons, taught
+from ..learning.arena import greedily
+from ..learning.posterior import ArmNetwork
+from ..learning.ppo.device import DevicePPO
+from ..learning.ppo.set_policy import SetPolicy
+from ..learning.ppo.vec_env import CampaignsVecEnv
+from ..learning.train import Lessons, taught
 
 COMPONENTS = 16
 _BATCH = 4096

@@ -1,6 +1,6 @@
 """How long it takes from a pulled lever until a fault is seen to be gone, on the real embedded cluster.
 
-    python -m agent.halts [--halts N]
+    python -m agent.bench.halts [--halts N]
 
 Starts the cluster, all of it hardened, breaks it again and again with every kind of fault that can be undone, pulls the
 lever in the middle, and releases it once the fault is gone. Prints the times, and writes `halts.json` into the runs
@@ -29,13 +29,13 @@ from envs.encoding import ActionCode, first_state
 from envs.experiment import Experimenter
 from safety.lever import Lever
 
-from .build.state import lever_of
-from .findings.ground_truth import SWITCHES
-from .findings.record import RunFolder
-from .interruption import Interruption
-from .progress import Display
-from .run import brought_up
-from .settings import PACKAGED, Settings, load
+from ..build.state import lever_of
+from ..findings.ground_truth import SWITCHES
+from ..findings.record import RunFolder
+from ..interruption import Interruption
+from ..progress import Display
+from ..run import brought_up
+from ..settings import PACKAGED, Settings, load
 
 _AIM_S = 1.0
 _IN_FORCE_S = (1.0, 3.0)
@@ -143,7 +143,7 @@ def figures(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints, and writes down."""
-    parser = argparse.ArgumentParser(prog="python -m agent.halts", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m agent.bench.halts", description=__doc__.partition("\n")[0])
     parser.add_argument("--halts", type=int, default=60, help="how often to pull the lever")
     chosen = parser.parse_args()
     settings = load(PACKAGED / "local.yaml", {"cluster.switches": dict.fromkeys(SWITCHES, "hardened")})

@@ -24,10 +24,10 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from .build.local import handle_path
+from ..build.local import handle_path
+from ..run import Run
+from ..settings import PACKAGED, Settings, load
 from .rates import rates
-from .run import Run
-from .settings import PACKAGED, Settings, load
 
 _SAMPLE_EVERY_S = 5.0
 _MB = 1e6

@@ -1,6 +1,6 @@
 """Hours of continuous running, and what is left of it: leaks, orphans, growth.
 
-    python -m agent.soak [--cluster simulated|local] [--experiments N] [--minutes N] [--folder DIR]
+    python -m agent.bench.soak [--cluster simulated|local] [--experiments N] [--minutes N] [--folder DIR]
 
 Runs the service itself until so many experiments, or minutes, are over; one that was cut off goes on in its folder.
 Prints and writes `soak.json`. Exit code 1 if anything leaked, stayed open, or was left running.
@@ -28,12 +28,12 @@ from actuators.errors import BackburnError, BadInput
 from envs.outcome import Outcome
 from envs.scoring import Verdict
 
-from .build.state import open_state, require_free
-from .findings.weakness import Weakness
-from .service.runner import Service
-from .service.status import Status
-from .service.store import Store
-from .settings import PACKAGED, Settings, load
+from ..build.state import open_state, require_free
+from ..findings.weakness import Weakness
+from ..service.runner import Service
+from ..service.status import Status
+from ..service.store import Store
+from ..settings import PACKAGED, Settings, load
 
 _SAMPLE_EVERY = 10
 _WARM_UP = 0.25
@@ -186,7 +186,7 @@ def soaked(settings: Settings, tally: Tally, console: Console) -> dict[str, Any]
 
 def main() -> None:
     """Soaks, prints, and writes down."""
-    parser = argparse.ArgumentParser(prog="python -m agent.soak", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m agent.bench.soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--cluster", choices=("simulated", "local"), default="simulated")
     parser.add_argument("--experiments", type=int, help="default: 10000 on simulated clusters")
     parser.add_argument("--minutes", type=float, help="default: 60 on the embedded one")
