@@ -1,0 +1,53 @@
+"""The `backburn` command.
+
+Exit codes: 0 done; 1 weaknesses at or above `--fail-on`; 2 bad input; 3 unsafe; 4 the tool itself failed.
+Every error is one line: what, where, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from actuators.errors import BackburnError, BadInput, Unsafe
+
+from ..ownership import require_own_packages
+from .findings import list_weaknesses, report, show_weakness
+from .learning import benchmark, calibrate, shams, train
+from .running import replay, run, serve
+from .safety import doctor, halt, journal, recover, resume
+
+app = typer.Typer(name="backburn", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
+for command in (run, serve, replay, report, halt, resume, recover, doctor, journal, benchmark, calibrate, train, shams):
+    app.command()(command)
+weaknesses = typer.Typer(help="What was found on this cluster, across runs.")
+weaknesses.command("list")(list_weaknesses)
+weaknesses.command("show")(show_weakness)
+app.add_typer(weaknesses, name="weaknesses")
+
+# Typer carries a click of its own; its usage error is the base of the one that it exports.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def main() -> NoReturn:
+    """Runs the command line; every error is one line and an exit code."""
+    try:
+        require_own_packages()
+        sys.exit(app(standalone_mode=False) or 0)
+    except _UsageError as error:
+        _end(2, error.format_message())
+    except BadInput as error:
+        _end(2, str(error))
+    except Unsafe as error:
+        _end(3, f"unsafe: {error}")
+    except BackburnError as error:
+        _end(4, str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        _end(4, "interrupted")
+
+
+def _end(code: int, message: str) -> NoReturn:
+    typer.echo(f"backburn: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,130 @@
+"""Comparing, training, and looking whether the measuring itself can be believed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..settings import PACKAGED, load
+from .options import DEFAULT_CONFIG, Algorithm, ClusterKind, Config, Device
+
+
+def benchmark(
+    cluster: Annotated[ClusterKind, typer.Option(help="Whose packaged settings are taken.")] = ClusterKind.LOCAL,
+    config: Annotated[Path | None, typer.Option(help="Settings file, in place of a packaged one.")] = None,
+    policies: Annotated[
+        str | None, typer.Option(help="Names or files, separated by commas; random, round-robin, thompson and oracle.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of each campaign.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns of each policy: 1, or 20 with --replay.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first campaign; seeds every random choice.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The benchmark's folder; one that was cut off goes on.")] = None,
+    again: Annotated[Path | None, typer.Option("--replay", help="Draw from this benchmark's evidence.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Splits of the frozen suite of simulated clusters, separated by commas.")
+    ] = None,
+    clusters: Annotated[int | None, typer.Option(min=2, help="With --split: how many of each.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="With --split: of the processor.")] = 1,
+) -> None:
+    """Compares policies: the same planted weaknesses, the same minutes."""
+    if split is not None:
+        from ..benchmark.splits import RIVALS, compare
+
+        asked = [name.strip() for name in policies.split(",")] if policies is not None else list(RIVALS)
+        asked = [name if name.endswith(".safetensors") else name.replace("-", "_") for name in asked if name]
+        wanted = [name.strip() for name in split.split(",") if name.strip()]
+        out = run_dir or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-suite"
+        compare(asked, wanted, out, Console(), clusters=clusters, threads=threads)
+        return
+    policies = policies or "random,round-robin,thompson,oracle"
+    from ..benchmark.figures import lines_of
+    from ..benchmark.live import Benchmark
+    from ..benchmark.replay import replayed
+
+    names = [name.strip().replace("-", "_") for name in policies.split(",") if name.strip()]
+    if again is not None:
+        told = replayed(again, names, seeds=seeds or 20, budget_min=minutes, first_seed=seed or 0)
+        typer.echo("\n".join(lines_of(told.rows)))
+        typer.echo(
+            f"unknown: {told.unknown} of {told.offered} experiments; nobody ever tried them, and no policy could"
+        )
+        return
+    settings = load(config or PACKAGED / f"{cluster}.yaml", {"campaign.budget_min": minutes, "campaign.seed": seed})
+    folder = run_dir or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-benchmark-{settings.cluster.id}"
+    rows = Benchmark(settings, names, seeds or 1, folder, Console()).execute()
+    typer.echo(f"\nevidence: {folder}")
+    typer.echo("\n".join(lines_of(rows)))
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="The policy's file, ending in .safetensors; must not exist.")],
+    algorithm: Annotated[Algorithm, typer.Option(help="How it learns.")] = Algorithm.POSTERIOR,
+    steps: Annotated[int, typer.Option(min=1, help="Experiments on each cluster of the batch.")] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Clusters at once.")] = 256,
+    components: Annotated[tuple[int, int], typer.Option(help="Fewest and most components of a cluster.")] = (6, 24),
+    seed: Annotated[int, typer.Option(min=0, help="Seeds every random choice.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to learn.")] = Device.CPU,
+    threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,
+    teacher: Annotated[Path, typer.Option(help="With ppo: the posterior policy that it begins from.")] = PACKAGED
+    / "policies"
+    / "posterior.safetensors",
+    held_back: Annotated[
+        bool, typer.Option("--held-back", help="On the training clusters of `benchmark --split` alone.")
+    ] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="With ppo: its checkpoints and logs; a training that was cut off goes on.")
+    ] = None,
+) -> None:
+    """Trains a policy on simulated clusters, and tries it on others."""
+    from envs.simulator.structure import Generator
+
+    from ..learning import school, suite
+    from ..learning.train import Lessons
+
+    generator = suite.TRAINING if held_back else Generator(components)
+    if algorithm is Algorithm.PPO:
+        from ..learning.ppo.practice import Practice
+
+        practice = Practice(steps=steps, batch=batch, seed=seed)
+        school.train_ppo(
+            practice,
+            generator,
+            out,
+            Console(),
+            teacher=teacher,
+            folder=run_dir or out.with_suffix(".training"),
+            device=device,
+            threads=threads,
+        )
+        return
+    lessons = Lessons(steps=steps, batch=batch, seed=seed)
+    school.train(lessons, generator, out, Console(), device=device, threads=threads)
+
+
+def calibrate(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on a real cluster.")]) -> None:
+    """Says how well simulated clusters agree with what runs on a real one have shown."""
+    from ..learning.realism import lines_of, realism
+
+    typer.echo("\n".join(lines_of(realism(runs))))
+
+
+def shams(
+    config: Config = DEFAULT_CONFIG,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of the cluster to record.")] = 2,
+    minutes: Annotated[float, typer.Option(min=1, help="Minutes to record after each start.")] = 15.0,
+    run_dir: Annotated[Path | None, typer.Option(help="Where recordings go, beside those that are there.")] = None,
+    score: Annotated[Path | None, typer.Option(help="Judge what was recorded there; record nothing.")] = None,
+) -> None:
+    """Measures how often fault-free time alarms."""
+    settings = load(config)
+    from ..shams.measuring import measure
+    from ..shams.recording import record_starts
+
+    folder = score or run_dir or settings.runs_dir / "shams"
+    if score is None:
+        record_starts(settings, folder, starts, minutes, Console())
+    measure(folder, Console())

@@ -1,0 +1,116 @@
+"""Running: one campaign, a replay, campaign after campaign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from actuators.errors import BadInput
+from actuators.fault import Fault, Target
+
+from ..settings import Settings, load
+from .findings import from_ledger
+from .options import DEFAULT_CONFIG, Config, FailOn, run_folder
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+
+def run(
+    config: Config = DEFAULT_CONFIG,
+    budget_min: Annotated[float | None, typer.Option(help="Minutes from the first gate to the last revert.")] = None,
+    experiments: Annotated[int | None, typer.Option(help="Most experiments that the policy may choose.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="random, round_robin, ucb, genetic, incident, thompson, posterior, or a file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
+    continuous: Annotated[bool, typer.Option("--continuous", help="Campaign after campaign; see `serve`.")] = False,
+) -> None:
+    """Runs a campaign and leaves a report."""
+    if continuous:
+        alone = {"--budget-min": budget_min, "--experiments": experiments, "--out": out}
+        for option, value in alone.items():
+            if value is not None:
+                raise BadInput(f"{option} is for a single run; with --continuous, the section `service` says how long")
+        if fail_on is not FailOn.NEVER:
+            raise BadInput("--fail-on is for a single run; --continuous has no end")
+        _serve(load(config, {"campaign.policy": policy, "campaign.seed": seed}), web=False, dry_run=dry_run)
+        return
+    overrides = {
+        "campaign.budget_min": budget_min,
+        "campaign.experiments": experiments,
+        "campaign.policy": policy,
+        "campaign.seed": seed,
+    }
+    settings = load(config, overrides)
+    # Torch and the rest take seconds to import: nobody waits for them to hear of a misspelt key.
+    from ..run import Run
+
+    campaign = Run(settings, run_folder(settings, out), Console(), dry_run=dry_run)
+    _finish(campaign, fail_on)
+
+
+def replay(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="A weakness, such as W-1a2b3c4d.")],
+    config: Config = DEFAULT_CONFIG,
+    times: Annotated[int, typer.Option(min=1, help="How often.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
+) -> None:
+    """Repeats the mildest experiment that showed a weakness."""
+    weakness = from_ledger(load(config), lambda ledger: ledger.get(identifier))
+    settings = load(config, {"campaign.experiments": times})
+    from ..learning.replay import ReplayPolicy
+    from ..run import Run
+
+    campaign = Run(
+        settings,
+        run_folder(settings, out),
+        Console(),
+        policy=lambda env: ReplayPolicy(env.code.encode(_reproducer(weakness)), times),
+    )
+    _finish(campaign, fail_on)
+
+
+def serve(
+    config: Config = DEFAULT_CONFIG,
+    host: Annotated[str | None, typer.Option(help="Where to listen; loopback if not said.")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free port.")] = None,
+    campaigns: Annotated[int | None, typer.Option(min=1, help="Ends after so many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,
+) -> None:
+    """Runs campaign after campaign whenever the schedule allows, and answers on a web address."""
+    settings = load(config, {"service.http.host": host, "service.http.port": port})
+    _serve(settings, web=True, dry_run=dry_run, campaigns=campaigns)
+
+
+def _serve(settings: Settings, *, web: bool, dry_run: bool, campaigns: int | None = None) -> None:
+    from ..service.serve import serve as go_on
+
+    go_on(settings, Console(), web=web, dry_run=dry_run, campaigns=campaigns)
+
+
+def _finish(campaign: Run, fail_on: FailOn) -> None:
+    from ..findings.ground_truth import described
+
+    result = campaign.execute()
+    found = len(result.weaknesses)
+    typer.echo(f"\n{found} confirmed weakness{'' if found == 1 else 'es'}; it ended because {result.ended_by}")
+    if campaign.truth is not None:
+        typer.echo(described(campaign.truth))
+    typer.echo(f"report: {campaign.folder.path / 'report.html'}")
+    ranks = list(FailOn)
+    if any(ranks.index(FailOn(weakness.severity)) >= ranks.index(fail_on) for weakness in result.weaknesses):
+        raise typer.Exit(1)
+
+
+def _reproducer(weakness: dict[str, Any]) -> Fault:
+    """Returns the mildest fault that was seen to show a weakness."""
+    fault = weakness["fault"]
+    return Fault(fault["kind"], Target(fault["target"]), weakness["reproducer"]["intensity"], fault["duration_s"])

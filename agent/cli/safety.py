@@ -1,0 +1,102 @@
+"""The lever, the journal, and taking out what was left."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from actuators.errors import Unsafe
+
+from ..settings import load
+from .options import DEFAULT_CONFIG, AsJson, Config
+
+
+def halt(
+    reason: Annotated[str, typer.Option(help="Why.")] = "halted from the command line", config: Config = DEFAULT_CONFIG
+) -> None:
+    """Engages the lever: what runs is reverted, and nothing new starts."""
+    settings = load(config)
+    from ..build.state import journal_of, lever_of
+
+    lever_of(settings).engage(reason, _person())
+    typer.echo(f"engaged: {reason}")
+    with journal_of(settings) as book:
+        book.note("lever", f"engaged: {reason}")
+
+
+def resume(reason: Annotated[str, typer.Option(help="Why it is safe again.")], config: Config = DEFAULT_CONFIG) -> None:
+    """Releases the lever."""
+    settings = load(config)
+    from ..build.state import journal_of, lever_of
+
+    lever_of(settings).release(reason, _person())
+    typer.echo(f"released: {reason}")
+    with journal_of(settings) as book:
+        book.note("lever", f"released: {reason}")
+
+
+def recover(
+    config: Config = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+    watch: Annotated[
+        int | None, typer.Option(help="Watch the agent at the other end of this pipe.", hidden=True)
+    ] = None,
+) -> None:
+    """Takes out whatever a dead run has left in force, and says what could not be taken out."""
+    settings = load(config)
+    from ..build import local
+
+    if watch is not None:
+        local.watch(settings, watch, ready=lambda: print("watching", flush=True))  # noqa: T201 (the agent waits for it)
+        return
+    still_open, leaked = local.recover_all(settings)
+    if as_json:
+        typer.echo(json.dumps({"open": still_open, "leaked": leaked}))
+    else:
+        typer.echo(
+            "clean" if not still_open + leaked else f"still in force or unknown: {', '.join(still_open + leaked)}"
+        )
+    if still_open or leaked:
+        raise Unsafe(f"{len(still_open)} open and {len(leaked)} leaked fault(s); see `backburn recover --json`")
+
+
+def doctor(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Says whether everything is in order; changes nothing."""
+    settings = load(config)
+    from ..service.doctor import examine
+
+    findings = examine(settings)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok ' if finding.ok else 'BAD'}  {finding.what:<9} {finding.said}")
+    bad = [finding.what for finding in findings if not finding.ok]
+    if bad:
+        raise Unsafe(f"not in order: {', '.join(bad)}")
+
+
+def journal(
+    config: Config = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+    last: Annotated[int | None, typer.Option(min=1, help="Only so many of the newest entries.")] = None,
+) -> None:
+    """Prints what was done to the cluster, and what the service did: the audit, oldest first."""
+    settings = load(config)
+    from ..build.state import journal_of
+
+    with journal_of(settings) as book:
+        entries = list(book.entries())[-(last or 0) :]
+    for entry in entries:
+        if as_json:
+            typer.echo(json.dumps(asdict(entry)))
+        else:
+            typer.echo(f"{entry.at[:19]}  {entry.event:<11} {entry.by:<16} {entry.injection or '-':<16} {entry.reason}")
+
+
+def _person() -> str:
+    return os.environ.get("USER", "unknown person")
