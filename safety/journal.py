@@ -123,12 +123,13 @@ class Journal:
         clock: stamps every entry.
         by: who writes, such as `agent 4711`.
         patience_s: how long to wait for another writer, seconds.
+        checked: whether this process has opened it before, and need not look for damage again.
 
     Raises:
         Unsafe: the file was written by another version or cannot be read: what it holds open is unknown.
     """
 
-    def __init__(self, path: Path, clock: Clock, by: str, patience_s: float = 5.0) -> None:
+    def __init__(self, path: Path, clock: Clock, by: str, patience_s: float = 5.0, *, checked: bool = False) -> None:
         self._clock = clock
         self._by = by
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +139,10 @@ class Journal:
             self._db = sqlite3.connect(path, timeout=patience_s, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            (said,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-            if said != "ok":
-                raise sqlite3.DatabaseError(said)
+            if not checked:
+                (said,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+                if said != "ok":
+                    raise sqlite3.DatabaseError(said)
             self._require_version(path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise Unsafe(f"the journal {path} cannot be read ({error}); what it holds open is unknown") from error

@@ -172,7 +172,7 @@ class Controls:
 
     @contextmanager
     def _journal(self, by: str) -> Iterator[Journal]:
-        journal = Journal(self._journal_path, BootClock(), by)
+        journal = Journal(self._journal_path, BootClock(), by, checked=True)
         try:
             yield journal
         finally:
