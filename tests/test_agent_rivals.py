@@ -12,11 +12,12 @@ import torch
 from actuators.catalogue import CATALOGUE
 from actuators.errors import BadInput
 from agent.learning.arena import compared, knowing, one_by_one, randomly, tallied
+from agent.learning.floor import FlooredPolicy
 from agent.learning.incident import Incident, IncidentPolicy, incidents_in
 from agent.learning.rivals import GeneticPolicy, UcbPolicy
 from agent.settings import PACKAGED
 from envs import encoding
-from envs.encoding import OBSERVED_ARM, ROLES
+from envs.encoding import BUDGET_FEATURES, OBSERVED_ARM, ROLES
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import pool_of
 from envs.simulator.structure import Generator
@@ -172,3 +173,36 @@ def test_a_malformed_file_of_incidents_is_refused_in_one_line(tmp_path, text, me
     with pytest.raises(BadInput, match=message) as refused:
         incidents_in(path)
     assert str(path) in str(refused.value)
+
+
+class Always:
+    """A policy that would take the same experiment for ever."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+
+    def choose(self, observation, mask) -> int:
+        return self.action
+
+
+def test_every_sixth_choice_goes_to_a_kind_that_was_never_tried_until_there_is_none(pool):
+    observation, campaigns = first_look(pool)
+    mask, shape = campaigns.masks()[0].numpy(), observation["arms"].shape[:3]
+    favourite = int(np.flatnonzero(mask)[0])
+    policy = FlooredPolicy(Always(favourite))
+    tell(observation, favourite, tried=1 / 8, resilient=1 / 8)
+    tried = {np.unravel_index(favourite, shape)[1]}
+    there = set(np.flatnonzero(mask[:-1].reshape(shape).any((0, 2))))
+    for so_far in range(6 * len(there)):
+        observation["budget"][BUDGET_FEATURES.index("experiments")] = so_far % 60 / 64
+        action = policy.choose(observation, mask)
+        assert mask[action]
+        if so_far % 6 != 5 or tried == there:
+            assert action == favourite
+            continue
+        component, kind, level = np.unravel_index(action, shape)
+        assert kind not in tried
+        assert level == np.flatnonzero(mask[:-1].reshape(shape)[component, kind]).max(), "at its strongest"
+        tried.add(kind)
+        tell(observation, action, tried=1 / 8, resilient=1 / 8)
+    assert tried == there

@@ -151,12 +151,15 @@ def main() -> None:
     folder = RunFolder(settings.runs_dir / f"halts-{time.strftime('%Y-%m-%d-%H%M%S')}")
     folder.settings(settings.model_dump(mode="json"))
     found = figures(measured(settings, folder, chosen.halts, console))
-    console.print(f"\n{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}")
+    console.print(
+        f"\n{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}", soft_wrap=True
+    )
     for kind, figure in found.items():
         if figure["p50_s"] is not None:
             console.print(
                 f"  {kind:<24} p50 {figure['p50_s']:.2f} s, p99 {figure['p99_s']:.2f} s, {figure['halts']} halts, "
-                f"{figure['not_seen_to_be_gone']} not seen to be gone"
+                f"{figure['not_seen_to_be_gone']} not seen to be gone",
+                soft_wrap=True,
             )
     console.print(f"  aim: p99 at most {_AIM_S:g} s")
     path = Path(settings.runs_dir) / "halts.json"

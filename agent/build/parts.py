@@ -79,6 +79,7 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
     Raises:
         BadInput: there is no such policy, or its file is of another version or damaged.
     """
+    from ..learning.floor import FlooredPolicy
     from ..learning.incident import IncidentPolicy, incidents_in
     from ..learning.policy import RandomPolicy, RoundRobinPolicy
     from ..learning.policy_file import policy_in
@@ -91,11 +92,11 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
         "ucb": lambda: UcbPolicy(random),
         "genetic": lambda: GeneticPolicy(random),
         "incident": lambda: IncidentPolicy(incidents_in(PACKAGED / "incidents.yaml"), random),
-        "thompson": lambda: ThompsonPolicy(random),
-        "posterior": lambda: policy_in(PACKAGED / "policies" / "posterior.safetensors"),
+        "thompson": lambda: FlooredPolicy(ThompsonPolicy(random)),
+        "posterior": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "posterior.safetensors")),
     }
     if name.endswith(".safetensors"):
-        return policy_in(Path(name))
+        return FlooredPolicy(policy_in(Path(name)))
     if name.endswith(".yaml"):
         return IncidentPolicy(incidents_in(Path(name)), random)
     if name not in makers:
