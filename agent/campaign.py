@@ -168,7 +168,7 @@ class Campaign:
                 self._sham(began_s)
                 continue
             started_s = self._stopwatch()
-            mask = self._env.action_masks() & in_time
+            mask = self._env.action_masks() & in_time & self._env.telling()
             action = self._policy.choose(observation, mask)
             self._result.decision_s.append(self._stopwatch() - started_s)
             reason = None if self._explainer is None else self._explainer.reason(observation, mask, action)

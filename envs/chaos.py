@@ -285,6 +285,23 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             [*(fault is not None and fault.duration_s + post_s <= 60.0 * minutes for fault in faults), True]
         )
 
+    def telling(self) -> npt.NDArray[np.bool_]:
+        """Returns which actions could still tell something; `stop` always is.
+
+        A latent fault whose trigger alone breaks promises on its target tells nothing: whatever comes of it, nobody
+        could say which of the two it came from (`experiment`).
+        """
+        broken = {
+            (cell.component, cell.kind)
+            for cell, replicates in self.confirmations.cells.items()
+            if replicates.evidence[-1].verdict is Verdict.WEAKNESS
+        }
+
+        def tells(fault: Fault | None) -> bool:
+            return fault is not None and (fault.target.name, kind_of(fault.kind).trigger) not in broken
+
+        return np.array([*(tells(self.code.decode(action)) for action in range(self.code.stop)), True])
+
     def fault_at(self, cell: Cell) -> Fault | None:
         """Returns the fault of a cell, None where this cluster does not offer it as an experiment of its own."""
         fault = self.code.fault(cell.component, cell.kind, cell.intensity)

@@ -49,7 +49,6 @@ class FlooredPolicy:
 
     def _untried(self, observation: Observation, mask: Mask) -> npt.NDArray[np.intp]:
         """Returns the allowed experiments of kinds that were tried on no component."""
-        kinds = (observed(observation, "tried") > 0).any(axis=(0, 2))
-        shape = observation["arms"].shape[:3]
-        fresh = mask[:-1].reshape(shape) & ~kinds[None, :, None]
+        tried: npt.NDArray[np.bool_] = np.any(observed(observation, "tried") > 0, axis=(0, 2), keepdims=True)
+        fresh = mask[:-1].reshape(observation["arms"].shape[:3]) & ~tried
         return np.flatnonzero(fresh)

@@ -290,6 +290,12 @@ def test_a_latent_fault_is_not_blamed_for_what_its_trigger_does(settings, tmp_pa
     assert outcome.verdict is Verdict.INCONCLUSIVE
     assert "its trigger alone, pod.kill, breaks promises already" in outcome.score.reason
     assert [o.fault.kind for o in env.outcomes] == ["pod.kill"], "the control is an experiment of its own"
+    telling = env.telling()
+    for action in range(env.code.stop):
+        asked = env.code.decode(action)
+        hopeless = asked.target.name == "trainer" and CATALOGUE[asked.kind].trigger == "pod.kill"
+        assert telling[action] == (not hopeless), f"{asked}: nothing more is spent on what could tell nothing"
+    assert telling[env.code.stop]
     world.close()
 
 
