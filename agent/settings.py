@@ -248,6 +248,9 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
         raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise BadInput(f"{path} holds {type(data).__name__}; expected a mapping of sections")
+    strange = [key for key in data if not isinstance(key, str)]
+    if strange:
+        raise BadInput(f"{path} has the key {strange[0]!r}; allowed are names of sections")
     try:
         settings = _layered(data)(**_nested(overrides or {}))
     except ValidationError as error:

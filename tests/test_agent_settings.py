@@ -7,10 +7,21 @@ from actuators.errors import BadInput
 from agent.settings import PACKAGED, load
 from tests.conftest import config_file
 
+SETTINGS = sorted(set(PACKAGED.glob("*.yaml")) - {PACKAGED / "incidents.yaml"})
 
-@pytest.mark.parametrize("path", sorted(PACKAGED.glob("*.yaml")), ids=lambda path: path.name)
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.name)
 def test_every_packaged_file_is_valid(path):
     load(path)
+
+
+@pytest.mark.parametrize("text", ["?", "1: {}", "null: {}", "cluster: {? : }", "cluster: {1: 2}", "[1, 2]: {}"])
+def test_keys_that_are_no_names_are_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as refused:
+        load(path)
+    assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize(
