@@ -59,6 +59,13 @@ def test_a_freeze_longer_than_the_horizon_ends_when_it_says():
     assert opening(frozen, at("2026-06-01T00:00")).until == at("2027-01-01T00:00")
 
 
+def test_a_freeze_for_ever_never_ends():
+    for_ever = Freeze(begins=datetime(2026, 1, 1), ends=datetime(9999, 12, 31))
+    for windows in ([], NIGHTS.windows):
+        seen = opening(Schedule(windows=windows, freezes=[for_ever]), at("2026-06-01T00:00"))
+        assert (seen.is_open, seen.until) == (False, at("9999-12-31T00:00"))
+
+
 @pytest.mark.parametrize("night", ["2026-10-24", "2026-03-28"])  # clocks go back, forward, on the morning after
 def test_a_night_in_which_clocks_are_moved_is_as_long_as_it_is(night):
     every_night = Schedule(timezone=BERLIN, windows=[Window(begins=time(22), ends=time(6))])
@@ -103,7 +110,18 @@ def test_nothing_changes_before_the_moment_that_is_named_and_everything_then(sch
     for share in (0.0, 0.3, 0.999):
         between = now + share * (seen.until - now)
         assert opening(schedule, between).is_open == seen.is_open
-    assert opening(schedule, seen.until).is_open != seen.is_open or seen.until > now + timedelta(days=8)
+    assert opening(schedule, seen.until).is_open != seen.is_open
+
+
+def test_a_closing_that_two_freezes_make_ends_where_a_window_is_met_again():
+    mondays = Schedule(
+        windows=[Window(days=["mon"], begins=time(0), ends=time(0, 1))],
+        freezes=[
+            Freeze(begins=datetime(2026, 3, 20), ends=datetime(2026, 3, 20, 1)),
+            Freeze(begins=datetime(2026, 3, 20, 1), ends=datetime(2026, 4, 6, 0, 1)),
+        ],
+    )
+    assert opening(mondays, at("2026-03-20T00:00")).until == at("2026-04-13T00:00")
 
 
 @given(SCHEDULES, st.integers(0, 20 * 24 * 60))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from datetime import MAXYEAR, UTC, datetime, timedelta
 
 from .settings import DAYS, Schedule, Window
 
@@ -12,11 +11,15 @@ _HORIZON = timedelta(days=8)
 """Beyond a week every window has come by; only freezes may lie farther ahead."""
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Span:
     """From a moment up to, and not including, another one; both aware."""
 
     begins: datetime
     ends: datetime
+
+    def __contains__(self, moment: datetime) -> bool:
+        return self.begins <= moment < self.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Opening:
 
     Attributes:
         is_open: whether it is.
-        until: when that changes, UTC; None if not within the week.
+        until: when that changes, UTC; None if it is open and stays so for the week.
         why: what says so.
     """
 
@@ -42,24 +45,20 @@ def opening(schedule: Schedule, now: datetime) -> Opening:
         now: the moment; aware.
     """
     now = now.astimezone(UTC)
-    frozen = [
-        (freeze, Span(schedule.local(freeze.begins).astimezone(UTC), schedule.local(freeze.ends).astimezone(UTC)))
+    freezes = [
+        (Span(schedule.local(freeze.begins).astimezone(UTC), schedule.local(freeze.ends).astimezone(UTC)), freeze.why)
         for freeze in schedule.freezes
     ]
-    spans = merged(_spans(schedule, now))
-    holding = [(freeze, span) for freeze, span in frozen if span.begins <= now < span.ends]
-    for _, span in frozen:
-        spans = [piece for open_span in spans for piece in _without(open_span, span)]
-    current = next((span for span in spans if span.begins <= now < span.ends), None)
-    if current is not None:
-        until = current.ends if current.ends < now + _HORIZON else None
-        return Opening(True, until, "within a window" if schedule.windows else "no windows are set")
-    begins = min((span.begins for span in spans if span.begins > now), default=None)
-    if holding:
-        freeze, span = holding[0]
-        until = span.ends if begins is None else max(begins, span.ends)
-        return Opening(False, until, f"{freeze.why} until {_said(span.ends, schedule)}")
-    return Opening(False, begins, "outside of every window")
+    frozen = [span for span, _ in freezes]
+    holding = next(((span, why) for span, why in freezes if now in span), None)
+    if holding is not None:
+        return Opening(False, _opens(schedule, now, frozen), f"{holding[1]} until {_said(holding[0].ends, schedule)}")
+    window = _holds(_spans(schedule, now), now)
+    if window is None:
+        return Opening(False, _opens(schedule, now, frozen), "outside of every window")
+    ends = min([window.ends, *(span.begins for span in frozen if now < span.begins < span.ends)])
+    until = ends if ends < now + _HORIZON else None
+    return Opening(True, until, "within a window" if schedule.windows else "no windows are set")
 
 
 def day_of(schedule: Schedule, now: datetime) -> str:
@@ -78,8 +77,30 @@ def merged(spans: list[Span]) -> list[Span]:
     return found
 
 
+def _opens(schedule: Schedule, moment: datetime, frozen: list[Span]) -> datetime:
+    """Returns the first moment from one on that lies in a window and in no freeze.
+
+    A freeze may cover what windows there are in the week; each step leaves one freeze or enters one window, and windows
+    come by every week, so an end is reached.
+    """
+    while moment.year < MAXYEAR:  # no day can be counted from there
+        freeze = _holds(frozen, moment)
+        spans = _spans(schedule, moment)
+        if freeze is not None:
+            moment = freeze.ends
+        elif _holds(spans, moment) is not None:
+            return moment
+        else:
+            moment = min(span.begins for span in spans if span.begins > moment)
+    return moment
+
+
+def _holds(spans: list[Span], moment: datetime) -> Span | None:
+    return next((span for span in spans if moment in span), None)
+
+
 def _spans(schedule: Schedule, now: datetime) -> list[Span]:
-    """Returns every span of the windows from before `now` to the horizon."""
+    """Returns every span of the windows from before `now` to the horizon, those that touch joined."""
     if not schedule.windows:
         return [Span(now - timedelta(days=1), now + _HORIZON)]
     first = schedule.local(now).date() - timedelta(days=2)
@@ -89,7 +110,7 @@ def _spans(schedule: Schedule, now: datetime) -> list[Span]:
         for window in schedule.windows:
             if DAYS[date.weekday()] in window.days:
                 found.append(_span(schedule, window, datetime.combine(date, window.begins)))
-    return found
+    return merged(found)
 
 
 def _span(schedule: Schedule, window: Window, begins: datetime) -> Span:
@@ -98,13 +119,6 @@ def _span(schedule: Schedule, window: Window, begins: datetime) -> Span:
     if ends <= begins:
         ends += timedelta(days=1)
     return Span(schedule.local(begins).astimezone(UTC), schedule.local(ends).astimezone(UTC))
-
-
-def _without(span: Span, hole: Span) -> list[Span]:
-    if hole.begins >= hole.ends:  # an hour that clocks leap over
-        return [span]
-    pieces = (Span(span.begins, min(span.ends, hole.begins)), Span(max(span.begins, hole.ends), span.ends))
-    return [piece for piece in pieces if piece.begins < piece.ends]
 
 
 def _said(moment: datetime, schedule: Schedule) -> str:
