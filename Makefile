@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-crashes test-staging test-gpu lint bench bench-halts benchmark soak clean
+.PHONY: run test test-crashes test-staging test-gpu lint bench bench-halts benchmark soak drill clean
 
 run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
 	$(BIN)/backburn run $(ARGS)
@@ -42,6 +42,9 @@ benchmark: $(INSTALLED)  ## which policy finds more in the same minutes, on the 
 
 soak: $(INSTALLED)  ## 10,000 experiments on simulated clusters: leaks, orphans, growth; ARGS="--cluster local" an hour on the real one
 	$(BIN)/python -m agent.bench.soak $(ARGS)
+
+drill: $(INSTALLED)  ## two hours of the service on the embedded cluster: schedule, alert, lever, SIGKILL; each answered as it should be?
+	$(BIN)/python -m agent.bench.drill $(ARGS)
 
 clean:  ## everything that the targets above have made
 	rm -rf .venv runs state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +74,8 @@ class Lever:
 
     def _write(self, state: LeverState) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_suffix(f".{os.getpid()}.draft")
+        # Whoever moves it has a draft of their own: the service's web threads pull it, too.
+        draft = self._path.with_suffix(f".{os.getpid()}.{threading.get_native_id()}.draft")
         draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
         draft.replace(self._path)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from actuators.catalogue import kind_of
 from agent.bench.__main__ import Memory, measured
+from agent.bench.drill import Ban, answered, timeline
 from agent.bench.halts import calm, figures, halted, undone_faults
 from agent.settings import load
+from safety.journal import Entry
 from tests.conftest import config_file
 from tests.simulation import simulation
 
@@ -65,3 +68,51 @@ def test_figures_of_a_run_stand_beside_what_was_aimed_for(tmp_path):
     assert "phase: calibrate" not in found
     assert found["the agent's own share of the time"]["ratio"] == 0.5
     assert found["a decision, longest"]["value"] == 200.0
+
+
+def moment(seconds: float) -> datetime:
+    return datetime(2026, 11, 28, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+def entry(seconds: float, event: str, injection: str | None = None, reason: str = "") -> Entry:
+    return Entry(0, moment(seconds).isoformat(timespec="milliseconds"), event, injection, "somebody", reason)
+
+
+A_FAULT = [entry(10.0, "intended", "a", "pod.pause on gateway"), entry(10.1, "applied", "a")]
+LEVER = Ban("a lever", moment(12.0), moment(60.0))
+GOES_ON = entry(70.0, "campaign", reason="x begins: 20 min")
+
+
+def test_a_ban_is_answered_when_the_fault_goes_nothing_begins_and_it_goes_on():
+    answer = answered(LEVER, [*A_FAULT, entry(12.4, "clean", "a"), GOES_ON])
+    assert answer.well
+    assert answer.in_force == ["pod.pause on gateway"]
+    assert (answer.gone_s, answer.resumed_s) == (pytest.approx(0.4), pytest.approx(10.0))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [*A_FAULT, GOES_ON],  # it was never seen to be gone
+        [*A_FAULT, entry(30.0, "clean", "a"), GOES_ON],  # too late
+        [*A_FAULT, entry(12.4, "clean", "a")],  # it does not go on
+        [*A_FAULT, entry(12.4, "clean", "a"), entry(300.0, "campaign", reason="x begins: 20 min")],  # goes on too late
+        [*A_FAULT, entry(12.4, "clean", "a"), entry(20.0, "intended", "b"), entry(21.0, "clean", "b"), GOES_ON],
+        [GOES_ON],  # nothing was in force: nothing is proved
+    ],
+)
+def test_a_ban_is_not_answered_otherwise(entries):
+    assert not answered(LEVER, entries).well
+
+
+def test_the_end_needs_nothing_to_go_on_and_a_closed_window_no_fault():
+    entries = [*A_FAULT, entry(12.4, "clean", "a")]
+    assert answered(Ban("SIGTERM", moment(12.0), None, resumes=False), entries).well
+    assert answered(Ban("closed", moment(20.0), moment(60.0), in_a_fault=False), [*entries, GOES_ON]).well
+
+
+def test_the_timeline_is_in_the_order_of_time_and_names_each_fault():
+    lines = timeline([*A_FAULT, entry(12.4, "clean", "a"), GOES_ON], [LEVER])
+    assert [line.split()[0] for line in lines] == ["00:00:10.0", "00:00:12.0", "00:00:12.4", "00:01:00.0", "00:01:10.0"]
+    assert "pod.pause on gateway" in lines[0]
+    assert "pod.pause on gateway" in lines[2]

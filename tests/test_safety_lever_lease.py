@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_engaging_is_always_allowed_and_releasing_needs_a_reason(tmp_path):
     lever.release("over", "me")
     state = lever.read()
     assert (state.engaged, state.reason, state.by) == (False, "over", "me")
+
+
+def test_threads_that_pull_at_once_do_not_get_in_each_others_way(tmp_path):
+    lever = Lever(tmp_path / "lever.json")
+    with ThreadPoolExecutor(8) as pool:
+        for pulled in [pool.submit(lever.engage, f"reason {number}", "test") for number in range(400)]:
+            pulled.result()
+    assert lever.read().engaged
+    assert [path.name for path in tmp_path.iterdir()] == ["lever.json"]
 
 
 def test_the_lease_has_one_living_holder(tmp_path):

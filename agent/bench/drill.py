@@ -1,0 +1,397 @@
+"""A weekend in two hours: the service on a real cluster, and everything that may happen to it meanwhile.
+
+    python -m agent.bench.drill [--minutes N] [--switches hardened|weak] [--folder DIR]
+
+A schedule that opens, closes and opens again; an alert that fires, a lever that is pulled, each in the middle of a
+fault and each released by a person; a SIGKILL in the middle of a fault, and a start as after a power cut; SIGTERM at
+the end. What the service did then is read from its journal: in a time in which nothing was allowed no fault may have
+begun, what was in force at its beginning has to be gone within seconds, and at its end it has to go on.
+
+Prints the timeline and writes `drill.json`. Exit code 1 if anything was not answered as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from actuators.clock import BootClock
+from safety.journal import APPLIED, CLEAN, INTENDED, LEAKED, Entry, Journal
+
+from ..findings.ground_truth import SWITCHES
+from ..settings import PACKAGED, Settings, load
+from .soak import growth, orphans
+
+_SAMPLE_EVERY_S = 10.0
+_LOOK_EVERY_S = 0.1
+_LATE_S = 1.0
+"""The schedule is looked at between two samples of the cluster; an injection may be on its way."""
+
+_GONE_WITHIN_S = 5.0
+_RESUMED_WITHIN_S = 60.0
+
+_TOLD = frozenset({"campaign", "waiting", "lever", "service", "rung", "repair", "quarantined", LEAKED})
+"""What a reader of the timeline wants to see beside the faults themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """A time in which no fault may begin.
+
+    Attributes:
+        why: what forbids it.
+        begins: aware; what is in force then has to be taken out.
+        ends: aware; None if the drill was over before.
+        resumes: whether a campaign has to begin after its end.
+        in_a_fault: whether it was to come while a fault is in force; if none was, nothing is proved.
+    """
+
+    why: str
+    begins: datetime
+    ends: datetime | None
+    resumes: bool = True
+    in_a_fault: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a ban was answered.
+
+    Attributes:
+        why: what forbade it.
+        begins: see `Ban`.
+        ends: see `Ban`.
+        began_nonetheless: faults that began in it.
+        in_force: faults that were in force when it began.
+        gone_s: from its beginning until the last of them was seen to be gone, seconds; None if one never was.
+        resumed_s: from its end until a campaign began, seconds; None if none did, or none had to.
+        well: whether all of it is as it should be.
+    """
+
+    why: str
+    begins: str
+    ends: str | None
+    began_nonetheless: list[str]
+    in_force: list[str]
+    gone_s: float | None
+    resumed_s: float | None
+    well: bool
+
+
+def answered(ban: Ban, entries: Sequence[Entry]) -> Answer:
+    """Reads from a journal how a ban was answered.
+
+    Args:
+        ban: a time in which nothing was allowed.
+        entries: the whole journal.
+    """
+    begun = {e.injection: (_at(e), e.reason) for e in entries if e.event == INTENDED}
+    gone = {e.injection: _at(e) for e in entries if e.event == CLEAN}
+    late = timedelta(seconds=_LATE_S)
+    nonetheless = [
+        what for at, what in begun.values() if ban.begins + late < at and (ban.ends is None or at < ban.ends)
+    ]
+    in_force = [
+        injection
+        for injection, (at, _) in begun.items()
+        if at <= ban.begins + late and (injection not in gone or gone[injection] > ban.begins)
+    ]
+    gone_s: float | None = 0.0
+    if in_force:
+        ended = [gone.get(injection) for injection in in_force]
+        gone_s = max(((at - ban.begins).total_seconds() for at in ended if at), default=None)
+        gone_s = None if None in ended else gone_s
+    campaigns = [_at(e) for e in entries if e.event == "campaign" and " begins" in e.reason]
+    after = [(at - ban.ends).total_seconds() for at in campaigns if ban.ends is not None and at >= ban.ends]
+    resumed_s = min(after, default=None) if ban.resumes else None
+    well = not nonetheless and bool(in_force or not ban.in_a_fault) and gone_s is not None and gone_s <= _GONE_WITHIN_S
+    well = well and (not ban.resumes or (resumed_s is not None and resumed_s <= _RESUMED_WITHIN_S))
+    return Answer(
+        ban.why,
+        _text(ban.begins),
+        None if ban.ends is None else _text(ban.ends),
+        nonetheless,
+        [begun[injection][1] for injection in in_force],
+        gone_s,
+        resumed_s,
+        well,
+    )
+
+
+@dataclass(slots=True)
+class Drill:
+    """One drill, step by step.
+
+    Attributes:
+        bans: the times in which nothing was allowed, so far.
+        samples: (pid, experiments, MiB, file handles, threads) of the service, every few seconds.
+
+    Args:
+        settings: of the service; its schedule is left to the drill.
+        folder: keeps its settings and what the service prints.
+        minutes: of the whole drill.
+    """
+
+    settings: Settings
+    folder: Path
+    minutes: float
+    bans: list[Ban] = field(default_factory=list)
+    samples: list[list[float]] = field(default_factory=list)
+    _process: subprocess.Popen[bytes] | None = None
+    _sampled_s: float = 0.0
+    _ended_in_s: float | None = None
+
+    def run(self) -> None:
+        """Runs all of it; the service is ended whatever happens."""
+        begins = datetime.now(UTC)
+
+        def at(share: float) -> datetime:
+            """Returns a moment of the drill; windows are told in whole seconds."""
+            return (begins + timedelta(minutes=share * self.minutes)).replace(microsecond=0)
+
+        self._schedule(((at(0.02), at(0.2)), (at(0.25), at(2.0))))
+        self.bans.append(Ban("no window yet", begins, at(0.02), in_a_fault=False))
+        self.bans.append(Ban("the window has closed", at(0.2), at(0.25), in_a_fault=False))
+        try:
+            self._start()
+            self._until(at(0.35))
+            self._forbid("an alert fires", self._alert, lambda: self._command("resume", "--reason", "alert looked at"))
+            self._until(at(0.55))
+            self._forbid(
+                "a person pulls the lever",
+                lambda: self._command("halt", "--reason", "a person wants quiet"),
+                lambda: self._command("resume", "--reason", "quiet is over"),
+            )
+            self._until(at(0.75))
+            self._forbid("SIGKILL", self._kill, self._start)
+            self._until(at(1.0))
+            self._in_the_middle_of_a_fault()
+            self._stop()
+        finally:
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what the drill has shown; see `drill.json`."""
+        entries = self.entries()
+        answers = [answered(ban, entries) for ban in self.bans]
+        events = Counter(e.event for e in entries)
+        standing = {e.injection for e in entries if e.event == INTENDED} - {
+            e.injection for e in entries if e.event == CLEAN
+        }
+        left = orphans(self.settings)
+        columns = enumerate(("rss_mib", "file_handles", "threads"), start=2)
+        return {
+            "minutes": self.minutes,
+            "answers": [asdict(answer) for answer in answers],
+            "faults": events[INTENDED],
+            "applied": events[APPLIED],
+            "repairs": events["repair"],
+            "quarantines": events["quarantined"],
+            "leaked": events[LEAKED],
+            "not_clean": len(standing),
+            "orphans": left,
+            "runs": [_of_run(folder) for folder in sorted(self.settings.runs_dir.glob("*/run.json"))],
+            "growth_per_1000_experiments": {name: growth(self.samples, column) for column, name in columns},
+            "samples": self.samples,
+            "well": all(answer.well for answer in answers) and not standing and not left and not events[LEAKED],
+        }
+
+    def entries(self) -> list[Entry]:
+        """Returns the journal."""
+        return list(self._journal().entries())
+
+    # ---- what happens to the service ------------------------------------------------------------------------------
+
+    def _schedule(self, windows: Sequence[tuple[datetime, datetime]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plain = self.settings.model_dump(mode="json")
+        plain["service"]["schedule"] = {
+            "timezone": "UTC",
+            "windows": [{"begins": f"{begins:%H:%M:%S}", "ends": f"{ends:%H:%M:%S}"} for begins, ends in windows],
+        }
+        self._config.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+
+    def _start(self) -> None:
+        with (self.folder / "service.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "agent", "serve", "--config", str(self._config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _forbid(self, why: str, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        """Forbids everything for a while, in the middle of a fault."""
+        self._in_the_middle_of_a_fault()
+        begins = datetime.now(UTC)
+        begin()
+        pulled = max((_at(e) for e in self.entries() if e.event == "lever"), default=begins)
+        begins = max(begins, pulled)  # a command takes a while until it gets there
+        self._until(begins + timedelta(minutes=0.025 * self.minutes))
+        ends = datetime.now(UTC)
+        self.bans.append(Ban(why, begins, ends))
+        end()
+
+    def _alert(self) -> None:
+        port = self.settings.service.http.port
+        alert = {"status": "firing", "labels": {"alertname": "CheckoutErrors"}, "fingerprint": "c0ffee"}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/alertmanager",
+            json.dumps({"version": "4", "alerts": [alert]}).encode(),
+            {
+                "Content-Type": "application/json",
+                "Authorization": f"Bearer {(self.settings.cluster_state_dir / 'token').read_text('ascii').strip()}",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=10.0) as answer:  # noqa: S310 (loopback)
+            if answer.status != 200:
+                raise RuntimeError(f"the service answers an alert with {answer.status}")
+
+    def _kill(self) -> None:
+        assert self._process is not None  # noqa: S101 (it was started)
+        self._process.kill()
+        self._process.wait()
+
+    def _stop(self) -> None:
+        """Ends it as an operator does."""
+        assert self._process is not None  # noqa: S101 (it was started)
+        self._process.send_signal(signal.SIGTERM)
+        self.bans.append(Ban("SIGTERM", datetime.now(UTC), None, resumes=False))
+        self._process.wait(120.0)
+
+    def _command(self, *words: str) -> None:
+        subprocess.run([sys.executable, "-m", "agent", *words, "--config", str(self._config)], check=True, timeout=60.0)
+
+    # ---- waiting --------------------------------------------------------------------------------------------------
+
+    def _in_the_middle_of_a_fault(self) -> None:
+        """Waits until a fault is in force; one that never comes must not keep the drill."""
+        give_up = datetime.now(UTC) + timedelta(minutes=0.15 * self.minutes)
+        journal = self._journal()
+        try:
+            while datetime.now(UTC) < give_up:
+                self._look()
+                if journal.open_injections():
+                    return
+        finally:
+            journal.close()
+
+    def _until(self, moment: datetime) -> None:
+        while datetime.now(UTC) < moment:
+            self._look()
+
+    def _look(self) -> None:
+        time.sleep(_LOOK_EVERY_S)
+        process = self._process
+        if process is None or time.monotonic() - self._sampled_s < _SAMPLE_EVERY_S:
+            return
+        self._sampled_s = time.monotonic()
+        if process.poll() is not None:
+            if process.returncode != -signal.SIGKILL:
+                raise RuntimeError(f"the service has ended with {process.returncode}; see {self.folder}/service.log")
+            return
+        seen = psutil.Process(process.pid)
+        with seen.oneshot():
+            taken = [seen.memory_info().rss / 2**20, seen.num_fds(), seen.num_threads()]
+        experiments = sum(each.event == INTENDED for each in self.entries())
+        self.samples.append([process.pid, experiments, *taken])
+
+    def _journal(self) -> Journal:
+        return Journal(self.settings.cluster_state_dir / "journal.db", BootClock(), "drill", checked=True)
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "service.yaml"
+
+
+def timeline(entries: Sequence[Entry], bans: Sequence[Ban]) -> list[str]:
+    """Returns the journal as a person reads it: what happened to the service, and each fault's beginning and end."""
+    faults = {e.injection: e.reason for e in entries if e.event == INTENDED}
+    lines = [(ban.begins, f"-------- {ban.why}") for ban in bans]
+    lines += [(ban.ends, f"-------- over: {ban.why}") for ban in bans if ban.ends is not None]
+    for each in entries:
+        if each.event in _TOLD:
+            lines.append((_at(each), f"{each.event:<11} {each.by:<16} {each.reason}"))
+        elif each.event in {INTENDED, CLEAN}:
+            lines.append((_at(each), f"{each.event:<11} {each.by:<16} {faults.get(each.injection, each.reason)}"))
+    return [f"{at:%H:%M:%S}.{at.microsecond // 100_000}  {text}" for at, text in sorted(lines, key=lambda it: it[0])]
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    """Returns what one campaign has shown."""
+    outcomes = path.with_name("outcomes.jsonl")
+    rows = [json.loads(row) for row in outcomes.read_text("utf-8").splitlines()] if outcomes.exists() else []
+    truth = path.with_name("ground_truth.json")
+    found: dict[str, Any] = json.loads(truth.read_text("utf-8")) if truth.exists() else {}
+    return {
+        "folder": path.parent.name,
+        "ended_by": json.loads(path.read_text("utf-8")).get("ended_by"),
+        "verdicts": dict(Counter(row["verdict"] for row in rows)),
+        "shams": sum(row["fault"] is None for row in rows),
+        "sham_alarms": sum(row["fault"] is None and row["verdict"] == "weakness" for row in rows),
+        "truth": {name: found.get(name) for name in ("planted", "found", "false_alarms", "unplanted")},
+    }
+
+
+def _at(entry: Entry) -> datetime:
+    return datetime.fromisoformat(entry.at)
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
+
+
+def main() -> None:
+    """Drills, prints, and writes down."""
+    parser = argparse.ArgumentParser(prog="python -m agent.bench.drill", description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--switches", choices=("hardened", "weak"), help="all of them; default: as the settings say")
+    parser.add_argument("--folder", type=Path, help="a new one")
+    chosen = parser.parse_args()
+    folder = chosen.folder or Path("runs") / f"drill-{time.strftime('%Y-%m-%d-%H%M%S')}"
+    overrides: dict[str, Any] = {
+        "state_dir": str(folder / "state"),
+        "runs_dir": str(folder / "runs"),
+        "service.pause_s": 5.0,
+        "service.daily.minutes": 1440.0,
+        "service.daily.harm_min": 1440.0,
+    }
+    if chosen.switches is not None:
+        overrides["cluster.switches"] = dict.fromkeys(SWITCHES, chosen.switches)
+    drill = Drill(load(PACKAGED / "local.yaml", overrides), folder, chosen.minutes)
+    drill.run()
+    facts = drill.facts()
+    (folder / "drill.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(timeline(drill.entries(), drill.bans)))  # noqa: T201
+    print(f"\n{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
+    for answer in facts["answers"]:
+        print(  # noqa: T201
+            f"  {'as it should be' if answer['well'] else 'NOT AS IT SHOULD BE'}: {answer['why']}; "
+            f"in force {answer['in_force'] or 'nothing'}, gone after {answer['gone_s']} s, "
+            f"began nonetheless {answer['began_nonetheless'] or 'nothing'}, goes on after {answer['resumed_s']} s"
+        )
+    for name, value in facts.items():
+        if name not in {"answers", "samples"}:
+            print(f"{name:>28}  {value}")  # noqa: T201
+    sys.exit(not facts["well"])
+
+
+if __name__ == "__main__":
+    main()
