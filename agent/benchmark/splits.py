@@ -42,7 +42,8 @@ def makers_of(names: Sequence[str]) -> dict[str, Maker]:
 
     Args:
         names: of rivals, or files that `backburn train` wrote. A posterior-greedy policy brings itself along as it
-            would choose if it never learnt anything on a cluster (`static`).
+            would choose if it never learnt anything on a cluster (`static`), and with the head that it has on a real
+            one.
 
     Raises:
         BadInput: a name is not known, or a file cannot be read.
@@ -77,7 +78,11 @@ def _learnt(path: Path) -> dict[str, Maker]:
         policy = read(path, SetPolicy)
         return {path.stem: lambda count: preferring(policy)}
     network = read(path, ArmNetwork)
-    return {path.stem: lambda count: greedily(network), f"static {path.stem}": lambda count: statically(network)}
+    return {
+        path.stem: lambda count: greedily(network),
+        f"{path.stem} with its head": lambda count: greedily(network, learns=True),
+        f"static {path.stem}": lambda count: statically(network),
+    }
 
 
 def compare(

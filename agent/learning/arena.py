@@ -18,6 +18,7 @@ from envs import encoding
 from envs.simulator.campaigns import MOST_EXPERIMENTS, Campaigns
 from envs.simulator.pool import Pool
 
+from .head import Head
 from .policy import Policy
 from .posterior import ArmNetwork, best_bets, odds_of
 from .worth import worth_per_minute
@@ -121,17 +122,23 @@ def randomly(seed: int) -> Chooser:
 
 
 def knowing(campaigns: Campaigns) -> torch.Tensor:
-    """The oracle: knows which arms are weak, and takes the best bet."""
+    """The oracle: knows which arms would show a weakness now, and takes the best bet."""
     seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
-    worth = worth_per_minute(seen, campaigns.weak().float().view(seen["arms"].shape[:4])).flatten(1)
+    worth = worth_per_minute(seen, campaigns.would_show().float().view(seen["arms"].shape[:4])).flatten(1)
     return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
 
 
-def greedily(network: ArmNetwork) -> Chooser:
-    """Returns the policy that takes a network's best bet."""
+def greedily(network: ArmNetwork, *, learns: bool = False) -> Chooser:
+    """Returns the policy that takes a network's best bet.
+
+    Args:
+        network: knows how likely arms are weak.
+        learns: whether a head learns what each cluster has of its own, as on a real one; campaigns must not restart.
+    """
+    head = Head() if learns else None
 
     def choose(campaigns: Campaigns) -> torch.Tensor:
-        return best_bets(network, encoding.seen(campaigns.state), campaigns.masks())
+        return best_bets(network, encoding.seen(campaigns.state), campaigns.masks(), head)
 
     return choose
 
@@ -176,4 +183,4 @@ def one_by_one(policies: Sequence[Policy]) -> Chooser:
 
 def hit_rate(pool: Pool) -> float:
     """Returns the share of permitted experiments that would show something."""
-    return float((pool.shows.sum(1) / pool.available.sum(1)).mean())
+    return float((pool.tells.sum(1) / pool.available.sum(1)).mean())

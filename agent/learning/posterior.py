@@ -17,6 +17,7 @@ from torch import nn
 from actuators.errors import BadInput
 
 from .arms import ARM_INPUTS, Surroundings
+from .head import Head
 from .policy import Mask, Observation
 from .worth import worth_per_minute
 
@@ -62,23 +63,28 @@ def odds_of(network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.
     return odds
 
 
-def best_bets(network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+def best_bets(
+    network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.Tensor, head: Head | None = None
+) -> torch.Tensor:
     """Returns for every cluster the arm that is worth most per minute, int64, shape (B,); `stop` where none is allowed.
 
     Args:
         network: knows how likely arms are weak.
         seen: an observation with a batch dimension.
         masks: of all actions, shape (B, A + 1), bool.
+        head: corrects what the network thinks of these clusters; learns from what is seen.
     """
     allowed = masks[:, :-1]
     odds = odds_of(network, seen, allowed)
+    if head is not None:
+        odds = head.corrected(seen, odds)
     worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten(1)
     best = worth.masked_fill(~allowed, -1.0).argmax(1)
     return torch.where(allowed.any(1), best, masks.shape[1] - 1)
 
 
 class PosteriorPolicy:
-    """Takes the best bet; everything it knows is in the network and in the observation.
+    """Takes the best bet; what it knows is in the network, in the observation, and in a head for this cluster alone.
 
     Args:
         network: trained; is not changed.
@@ -86,6 +92,7 @@ class PosteriorPolicy:
 
     def __init__(self, network: ArmNetwork) -> None:
         self._network = network.eval().requires_grad_(requires_grad=False)
+        self._head = Head()
 
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns the allowed experiment that is worth most per minute; stops where none is allowed.
@@ -94,13 +101,14 @@ class PosteriorPolicy:
             BadInput: the observation holds something that is no number.
         """
         seen, masks = batch_of_one(observation, mask)
-        return int(best_bets(self._network, seen, masks)[0])
+        return int(best_bets(self._network, seen, masks, self._head)[0])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
-        odds: npt.NDArray[np.float64] = odds_of(self._network, seen, masks[:, :-1])[0].double().numpy()
-        return odds
+        odds = self._head.corrected(seen, odds_of(self._network, seen, masks[:, :-1]))
+        believed: npt.NDArray[np.float64] = odds[0].double().numpy()
+        return believed
 
 
 def batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

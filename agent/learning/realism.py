@@ -120,7 +120,7 @@ def _decided(run: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
 def _simulated(pool: Pool) -> dict[tuple[str, str], float]:
     """Returns which share of the arms of each kind and role is weak; none where there are none."""
     shape = (len(pool), pool.places, len(KINDS), len(LEVELS))
-    shows, available = pool.shows.view(shape), pool.available.view(shape)
+    shows, available = pool.tells.view(shape), pool.available.view(shape)
     role = pool.components[..., : len(ALL_ROLES)].argmax(-1)
     inside = pool.components[..., _READY] > 0
     found = {}

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from envs import encoding
+from envs.encoding import OBSERVED_ARM
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import Pool
 
 from .arms import Surroundings
 from .posterior import ArmNetwork
 from .worth import worth_per_minute
+
+_TRIED_WEIGH = 16.0
+"""How much more often arms that were tried are learnt from: whether to try one again is decided every time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,8 @@ def taught(pool: Pool, lessons: Lessons, tell: Callable[[Progress], None] = lamb
     for step in range(1, lessons.steps + 1):
         seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
         around = Surroundings(seen)
-        rows, arms = _some(allowed, lessons.arms, random)
-        labels = campaigns.weak()[rows, arms].float()
+        rows, arms = _some(allowed, seen, lessons.arms, random)
+        labels = campaigns.would_show()[rows, arms].float()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(network(around.inputs(rows, arms)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -104,10 +108,14 @@ def taught(pool: Pool, lessons: Lessons, tell: Callable[[Progress], None] = lamb
     return network
 
 
-def _some(allowed: torch.Tensor, arms: int, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws some allowed arms of every cluster that has any."""
+def _some(
+    allowed: torch.Tensor, seen: Mapping[str, torch.Tensor], arms: int, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws some allowed arms of every cluster that has any; those that were tried are few, and drawn more often."""
     which = allowed.any(1).nonzero().squeeze(1)
-    drawn = torch.multinomial(allowed[which].float(), arms, replacement=True, generator=random)
+    tried = seen["arms"][..., OBSERVED_ARM.index("tried")].flatten(1) > 0
+    odds = allowed.float() * torch.where(tried, _TRIED_WEIGH, 1.0)
+    drawn = torch.multinomial(odds[which], arms, replacement=True, generator=random)
     return which.repeat_interleave(arms), drawn.flatten()
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import torch
 
-from actuators.catalogue import LEVELS
+from actuators.catalogue import CATALOGUE, LEVELS
 
 from ..chaos import Reward
 from ..encoding import BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, ClusterState, arm_attributes
@@ -125,6 +125,7 @@ class Campaigns:
         self._row = torch.arange(count, device=self.device)
         self._intensity = torch.tensor(LEVELS, device=self.device)
         self._truth = pool.truth.view(-1, len(TRUTH))
+        self._triggered_by = _latent_by_trigger().to(self.device)
         places = pool.places
         self.arms = places * ARMS_OF_ONE
         device = self.device
@@ -200,22 +201,26 @@ class Campaigns:
         stop = torch.ones((self.count, 1), dtype=torch.bool, device=self.device)
         return torch.cat([self._available, stop], dim=1)
 
-    def weak(self) -> torch.Tensor:
-        """Returns which arms are weak and available, now and leaving compounds aside, shape (B, A), bool.
+    def would_show(self) -> torch.Tensor:
+        """Returns which arms are available and would show a weakness if tried now, shape (B, A), bool.
 
-        The simulator's truth, for labels and for the oracle; no policy may see it.
+        Not those of compounds whose dependency was not hit lately, and of latent faults whose trigger alone breaks a
+        promise: whoever tries these sees nothing that could be confirmed. The simulator's truth, for labels and for the
+        oracle; no policy may see it.
         """
-        truth = self.pool.truth[self.cluster]
-        flipped = (truth[..., _T["flips"]] > 0) & self._has_drifted()[:, None]
-        return ((truth[..., _T["shows"]] > 0) ^ flipped) & self._available
+        hit = (self.state.graph.bool() & self._hit_lately()[:, None, :]).any(-1)
+        return self._shows_now(self.pool.truth[self.cluster], hit.repeat_interleave(ARMS_OF_ONE, 1)) & self._available
 
-    def weak_on(self, component: torch.Tensor) -> torch.Tensor:
-        """Returns `weak` for the arms of one component of each cluster, shape (B, K * L), bool."""
+    def would_show_on(self, component: torch.Tensor) -> torch.Tensor:
+        """Returns `would_show` for the arms of one component of each cluster, available or not, shape (B, K * L)."""
         first = self.cluster * self.arms + component * ARMS_OF_ONE
         arms = torch.arange(ARMS_OF_ONE, device=self.device)
-        truth = self._truth[first[:, None] + arms]
+        return self._shows_now(self._truth[first[:, None] + arms], self._dependency_was_hit(component)[:, None])
+
+    def _shows_now(self, truth: torch.Tensor, dependency_hit: torch.Tensor) -> torch.Tensor:
         flipped = (truth[..., _T["flips"]] > 0) & self._has_drifted()[:, None]
-        return (truth[..., _T["shows"]] > 0) ^ flipped
+        missing = (truth[..., _T["needs_dependency"]] > 0) & ~dependency_hit
+        return ((truth[..., _T["shows"]] > 0) ^ flipped) & ~missing & (truth[..., _T["trigger_shows"]] == 0)
 
     def step(self, actions: torch.Tensor) -> Step:
         """Runs one experiment on each cluster; what was masked is refused, touches nothing and costs nothing.
@@ -236,7 +241,9 @@ class Campaigns:
         before = self._history[self._row, arm]
         rows = torch.where(acts[:, None], after(before, shown, now_h), before)
         self._history[self._row, arm] = rows
-        self._tell_kinds(component, arm % ARMS_OF_ONE // len(LEVELS))
+        kind = arm % ARMS_OF_ONE // len(LEVELS)
+        self._tell_kinds(component, kind)
+        self._leave_untold(component, kind, shown)
         self.state.now_h.copy_(now_h)
         self.spent_min += shown.cost_min
         self.experiments += acts
@@ -302,10 +309,11 @@ class Campaigns:
         )
         return shown, p, weak, truth
 
+    def _hit_lately(self) -> torch.Tensor:
+        return (self.state.now_h[:, None] - self.hit_at_h <= _RECENT_H) & (self.hit_at_h >= 0.0)
+
     def _dependency_was_hit(self, component: torch.Tensor) -> torch.Tensor:
-        recently = self.state.now_h[:, None] - self.hit_at_h <= _RECENT_H
-        recently &= self.hit_at_h >= 0.0
-        return (self.state.graph[self._row, component].bool() & recently).any(1)
+        return (self.state.graph[self._row, component].bool() & self._hit_lately()).any(1)
 
     def _has_drifted(self) -> torch.Tensor:
         return self.spent_min >= self.pool.drift_at_min[self.cluster]
@@ -319,6 +327,12 @@ class Campaigns:
         like[self._row, component] = False
         self.in_role[self._row, :, kind] += like[..., None] * gained[:, None, :]
         self.by_kind[here] = known
+
+    def _leave_untold(self, component: torch.Tensor, kind: torch.Tensor, shown: Shown) -> None:
+        """Masks latent faults whose trigger alone has just broken a promise, as `ChaosEnv.telling` does."""
+        tells_nothing = self._triggered_by[kind] & (shown.told == Told.WEAKNESS)[:, None]
+        self.state.available[self._row, component] &= ~tells_nothing[..., None]
+        self.able[self._row, component] = self.state.available[self._row, component].flatten(1).any(1)
 
     def _touch(self, component: torch.Tensor, acts: torch.Tensor, shown: Shown) -> None:
         """Notes who was hit and when, and lets it show: the last one hit is not all back yet."""
@@ -367,6 +381,11 @@ class Campaigns:
         budget[:, _SPENT["left_hours"]] = (left / 60.0).clamp(max=1.0)
         budget[:, _SPENT["experiments"]] = (self.experiments / 64.0).clamp(max=1.0)
         budget[:, _SPENT["confirmed"]] = (self.confirmed / 16.0).clamp(max=1.0)
+
+
+def _latent_by_trigger() -> torch.Tensor:
+    """Returns which kinds are latent faults that a kind triggers, shape (K, K), bool: row a trigger, column latent."""
+    return torch.tensor([[CATALOGUE[latent].trigger == kind for latent in KINDS] for kind in KINDS])
 
 
 def _role_of(components: torch.Tensor) -> torch.Tensor:

@@ -61,10 +61,9 @@ _CAPABILITIES = {
     "Gpus": ("trainer",),
 }
 _HAVE_A_GPU = 0.6
-_TEAM, _TEMPLATE, _SHARED_MEAN = 1.5, 3.0, -2.0
-"""What components of one team and of one role have in common, in log-odds: most of why a protection is absent. So much
-of it that who has seen nothing of a cluster yet comes to 0.58 of what whoever knows the truth finds, at most; with the
-mean, an eighth of all permitted experiments would show something."""
+_TEAM, _TEMPLATE, _SHARED_MEAN = 1.5, 3.0, -1.5
+"""What components of one team and of one role have in common, in log-odds: most of why a protection is absent. With the
+mean, one in seven of all permitted experiments would show something."""
 _NEED_OF_A_DEPENDENCY = 0.15
 _FLIPPING = 0.08
 _LIMITS = Limits(max_instances=1, max_share=0.25)
@@ -114,6 +113,12 @@ class Pool:
     def shows(self) -> torch.Tensor:
         """Whether an arm breaks a promise and is available, at the beginning, shape (N, A), bool."""
         return (self.truth[..., 0] > 0) & self.available
+
+    @property
+    def tells(self) -> torch.Tensor:
+        """Of those, which would show it to whoever tries them first of all, shape (N, A), bool."""
+        hidden = [TRUTH.index(name) for name in ("needs_dependency", "trigger_shows")]
+        return self.shows & (self.truth[..., hidden] == 0).all(-1)
 
     def to(self, device: str | torch.device) -> Pool:
         """Returns the same clusters on another device."""

@@ -71,11 +71,11 @@ PROTECTIONS: Final[Sequence[Protection]] = (
     Protection(
         "freshness",
         Mechanism.STALE,
-        ("data.stream_delay", "pod.kill", "pod.pause", "pod.cpu_stress"),
-        ("stream", "feature-pipeline"),
+        ("data.stream_delay", "pod.kill", "pod.pause", *_NETWORK),
+        ("stream", "feature-pipeline", "feature-store"),
         -0.7,
     ),
-    Protection("absent_alert", Mechanism.SILENT, ("pod.pause", "pod.cpu_stress"), ALL_ROLES, -1.4),
+    Protection("absent_alert", Mechanism.SILENT, ("pod.pause", "pod.kill"), ALL_ROLES, -1.4),
 )
 
 SHIELD: Final = [protection.name for protection in PROTECTIONS].index("timeout_with_fallback")

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from envs.encoding import BUDGET_FEATURES
 from envs.simulator.campaigns import Campaigns
 
-from .looks import Kept, looks_on
+from .looks import Kept
 from .set_policy import SetPolicy
 from .vec_env import CampaignsVecEnv
 
@@ -182,10 +182,10 @@ class DevicePPO(MaskablePPO):
         campaigns, ended = self.campaigns, []
         with torch.no_grad():
             for _ in range(n_rollout_steps):
-                looks = looks_on(campaigns)
+                looks = self.policy.looks_on(campaigns)
                 actions, values, log_prob, kept = self.policy.choose(looks)
                 per_component = looks.open.shape[2]
-                weak = campaigns.weak_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
+                weak = campaigns.would_show_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
                 rollout_buffer.chose(kept, actions, values, log_prob, weak & kept.open)
                 left = campaigns.state.budget[:, _LEFT].clone()
                 step = campaigns.step(actions)
@@ -200,7 +200,7 @@ class DevicePPO(MaskablePPO):
                 callback.update_locals({"self": self, "rewards": reward, "dones": step.over})
                 if not callback.on_step():
                     return False
-            looks = looks_on(campaigns)
+            looks = self.policy.looks_on(campaigns)
             rollout_buffer.finish(self.policy.choose(looks, deterministic=True)[1])
         over, earned, lasted = torch.stack(ended, dim=1).flatten(1).cpu()
         for reward, length in zip(earned[over > 0].tolist(), lasted[over > 0].tolist(), strict=True):
@@ -230,7 +230,7 @@ class DevicePPO(MaskablePPO):
 
     def _train_critic(self) -> None:
         """Learns what states are worth to the policy as it is; nothing of what it chooses by is changed."""
-        optimizer = torch.optim.Adam(self.policy.value.parameters(), lr=_CRITIC_RATE)
+        optimizer = self.policy.optimizer_class(self.policy.critic_parameters(), lr=_CRITIC_RATE)  # type: ignore[call-arg]
         for _ in range(_CRITIC_EPOCHS):
             for samples in self.rollout_buffer.get(self.batch_size):
                 values, *_ = self.policy.judge(samples.observations, samples.actions)

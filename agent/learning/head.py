@@ -1,0 +1,113 @@
+"""What one cluster teaches that all others did not: a small Bayesian regression on top of a frozen network's odds.
+
+The network has learnt on simulated clusters how likely arms are weak. A real cluster may lack more, or in other places:
+then its log-odds are off, by much the same for all arms of a role or of a family of faults. The head learns by how much
+from each experiment, by a Gaussian approximation that is brought up to date one outcome at a time (assumed-density
+filtering: Spiegelhalter and Lauritzen, "Sequential updating of conditional probabilities on directed graphical
+structures", Networks 20, 1990). Before the first outcome it changes nothing.
+
+Shapes: B clusters, C components, K fault kinds, L levels, A = C * K * L arms, F = len(HEAD_FEATURES).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from envs.encoding import FAMILIES, OBSERVED_ARM, ROLES
+
+_ROLES = len(ROLES) + 1
+HEAD_FEATURES: Final = ("any", *ROLES, "other", *FAMILIES)
+
+PRIOR_SD: Final = 1.0
+"""How far a cluster's log-odds are off, beforehand; chosen on simulated clusters that no comparison uses."""
+
+_C = {name: index for index, name in enumerate(OBSERVED_ARM)}
+_LARGEST = 12.0
+
+
+class Head:
+    """Corrects log-odds on B clusters.
+
+    Args:
+        prior_sd: standard deviation of every weight beforehand.
+    """
+
+    def __init__(self, prior_sd: float = PRIOR_SD) -> None:
+        self._prior_sd = prior_sd
+        self._mean = self._covariance = self._roles = self._odds = self._told = torch.empty(0)
+
+    def corrected(self, seen: Mapping[str, torch.Tensor], odds: torch.Tensor) -> torch.Tensor:
+        """Learns from what has been told since the last look, and returns corrected odds, shape (B, A).
+
+        Args:
+            seen: an observation with a batch dimension; what was told before the first one is the network's business.
+            odds: of the network, shape (B, A); 0 stays 0.
+        """
+        told = torch.stack([seen["arms"][..., _C[name]].flatten(1) for name in ("weakness", "resilient")], dim=-1)
+        of_component, of_kind = _features(seen)
+        if self._is_new(of_component, told):
+            b, size = len(odds), len(HEAD_FEATURES)
+            self._mean = torch.zeros((b, size), device=odds.device)
+            self._covariance = (self._prior_sd**2 * torch.eye(size, device=odds.device)).repeat(b, 1, 1)
+        else:
+            self._learn(seen, told - self._told)
+        self._roles, self._odds, self._told = of_component, odds, told
+        b, c, k, levels, _ = seen["arms"].shape
+        any_, roles, families = self._mean[:, :1], self._mean[:, 1 : 1 + _ROLES], self._mean[:, 1 + _ROLES :]
+        shift = (of_component @ roles[..., None]).view(b, c, 1, 1) + (of_kind @ families[..., None]).view(b, 1, k, 1)
+        shift = (shift + any_.view(b, 1, 1, 1)).expand(b, c, k, levels).flatten(1)
+        return torch.where(odds > 0, (_logit(odds) + shift).sigmoid(), odds)
+
+    def _is_new(self, roles: torch.Tensor, told: torch.Tensor) -> bool:
+        """Tells whether this is the first look, or one at other clusters: roles stay, and nothing is untold."""
+        if told.shape != self._told.shape or not torch.equal(roles, self._roles):
+            return True
+        return bool((told < self._told).any())
+
+    def _learn(self, seen: Mapping[str, torch.Tensor], news: torch.Tensor) -> None:
+        """Learns from every arm of which more is known, one of each cluster after the other.
+
+        Args:
+            seen: what is seen now.
+            news: how many more were told to be weak and resilient, shape (B, A, 2).
+        """
+        kinds, levels = seen["arms"].shape[2:4]
+        of_component, of_kind = _features(seen)
+        row = torch.arange(len(news), device=news.device)
+        left = (news > 0).any(-1) & (self._odds > 0)
+        while bool(left.any()):
+            decided, arm = left.max(1)
+            left[row, arm] = False
+            features = torch.cat(
+                [
+                    torch.ones_like(self._mean[:, :1]),
+                    of_component[row, arm // (kinds * levels)],
+                    of_kind[row, arm // levels % kinds],
+                ],
+                dim=1,
+            )
+            self._update(features, decided, self._odds[row, arm], (news[row, arm, 0] > 0).float())
+
+    def _update(
+        self, features: torch.Tensor, decided: torch.Tensor, thought: torch.Tensor, showed: torch.Tensor
+    ) -> None:
+        """Learns from one outcome on each cluster where there is one; shapes (B, F), (B,), (B,), (B,)."""
+        spread = (self._covariance @ features[..., None]).squeeze(-1)
+        p = (_logit(thought) + (self._mean * features).sum(-1)).sigmoid()
+        information = p * (1.0 - p)
+        gain = torch.where(decided, 1.0 / (1.0 + information * (features * spread).sum(-1)), 0.0)
+        self._mean = self._mean + (gain * (showed - p))[:, None] * spread
+        shrink = (gain * information)[:, None, None] * spread[:, :, None] * spread[:, None, :]
+        self._covariance = self._covariance - shrink
+
+
+def _features(seen: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns roles of components, shape (B, C, roles), and families of kinds, shape (B, K, families)."""
+    return seen["components"][..., :_ROLES], seen["arms"][:, 0, :, 0, : len(FAMILIES)]
+
+
+def _logit(odds: torch.Tensor) -> torch.Tensor:
+    return torch.logit(odds, eps=1e-6).clamp(-_LARGEST, _LARGEST)
