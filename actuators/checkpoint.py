@@ -36,16 +36,26 @@ class Checkpoints(Protocol):
         """Replaces the bytes of an existing artefact in one step, its age kept; one that is gone stays gone."""
         ...
 
-    def remove(self, artefact: str) -> None:
-        """Deletes an artefact; one that is gone already is fine."""
+    def set_aside(self, artefact: str, injection_id: str) -> None:
+        """Takes an artefact away in one step, kept out of sight under an injection's id; one that is gone is fine."""
+        ...
+
+    def is_set_aside(self, artefact: str, injection_id: str) -> bool:
+        """Tells whether an artefact is kept out of sight under an injection's id."""
         ...
 
     def is_missing(self, artefact: str) -> bool:
         """Tells whether an artefact is gone from a place that is there; a platform that is gone lacks nothing."""
         ...
 
-    def put_back(self, artefact: str, content: bytes) -> None:
-        """Puts an artefact where there is none; one that the platform has written since stays."""
+    def put_back(self, artefact: str, injection_id: str, content: bytes | None) -> None:
+        """Puts an artefact where there is none; one that the platform has written since stays.
+
+        Args:
+            artefact: its name.
+            injection_id: under which it may be kept out of sight; afterwards nothing is.
+            content: its bytes, for where it is not.
+        """
         ...
 
 
@@ -92,21 +102,24 @@ class CheckpointActuator:
         if _deletes(injection.fault):
             # Once deleted, it may have been written anew: that one is not ours to delete.
             if self._has(injection, undo["original_sha256"]):
-                self._checkpoints.remove(undo["artefact"])
+                self._checkpoints.set_aside(undo["artefact"], injection.id)
         else:
             self._checkpoints.overwrite(undo["artefact"], original[: undo["kept_bytes"]])
 
     def revert(self, injection: Injection) -> None:
         """Restores the original where our damage still stands; a file that the platform replaced is left alone."""
         undo = injection.undo
-        if self._is_damaged(injection):
+        kept = Path(undo["original"])
+        if _deletes(injection.fault):
+            content = kept.read_bytes() if kept.exists() and self._is_damaged(injection) else None
+            self._checkpoints.put_back(undo["artefact"], injection.id, content)
+        elif self._is_damaged(injection):
             try:
-                original = Path(undo["original"]).read_bytes()
+                original = kept.read_bytes()
             except OSError as error:
                 raise RevertFailed(f"the kept original of {undo['artefact']} is gone: {error}") from error
-            restore = self._checkpoints.put_back if _deletes(injection.fault) else self._checkpoints.overwrite
-            restore(undo["artefact"], original)
-        Path(undo["original"]).unlink(missing_ok=True)
+            self._checkpoints.overwrite(undo["artefact"], original)
+        kept.unlink(missing_ok=True)
 
     def took(self, injection: Injection) -> bool:
         """Tells whether the damage is there and the writer is gone."""
@@ -117,8 +130,11 @@ class CheckpointActuator:
         return not self._is_damaged(injection)
 
     def _is_damaged(self, injection: Injection) -> bool:
+        undo = injection.undo
         if _deletes(injection.fault):
-            return self._checkpoints.is_missing(injection.undo["artefact"])
+            # Platforms drop old checkpoints: after the undo, one that is missing is our doing only if it was set aside.
+            ours = Path(undo["original"]).exists() or self._checkpoints.is_set_aside(undo["artefact"], injection.id)
+            return ours and self._checkpoints.is_missing(undo["artefact"])
         return self._has(injection, injection.undo["damaged_sha256"])
 
     def _has(self, injection: Injection, content_sha256: str) -> bool:

@@ -183,20 +183,29 @@ class SimulatedDriver:
             if artefact in world["checkpoints"]:
                 world["checkpoints"][artefact] = content.hex()
 
-    def remove(self, artefact: str) -> None:
-        """Takes a checkpoint out of the world."""
+    def set_aside(self, artefact: str, injection_id: str) -> None:
+        """Moves a checkpoint to where nobody looks for any."""
         with self._world.change() as world:
-            world["checkpoints"].pop(artefact, None)
+            content = world["checkpoints"].pop(artefact, None)
+            if content is not None:
+                world["aside"][injection_id] = content
+
+    def is_set_aside(self, artefact: str, injection_id: str) -> bool:
+        """Tells whether one was moved there."""
+        with self._world.change() as world:
+            return injection_id in world["aside"]
 
     def is_missing(self, artefact: str) -> bool:
         """Tells whether the world lacks a checkpoint."""
         with self._world.change() as world:
             return artefact not in world["checkpoints"]
 
-    def put_back(self, artefact: str, content: bytes) -> None:
+    def put_back(self, artefact: str, injection_id: str, content: bytes | None) -> None:
         """Puts a checkpoint into the world where there is none."""
         with self._world.change() as world:
-            world["checkpoints"].setdefault(artefact, content.hex())
+            kept = world["aside"].pop(injection_id, None if content is None else content.hex())
+            if kept is not None:
+                world["checkpoints"].setdefault(artefact, kept)
 
     # ---- Registry ---------------------------------------------------------------------------------------------------
 

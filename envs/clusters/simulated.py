@@ -142,6 +142,7 @@ def empty_world(hidden: Hidden) -> Document:
         "feeds": [data.ROWS],
         "disturbances": {},
         "checkpoints": {"trainer/latest": _SOUND},
+        "aside": {},
         "registry": {
             "current": 1,
             "withheld": {},

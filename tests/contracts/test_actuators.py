@@ -15,6 +15,7 @@ import pytest
 from actuators.actuator import Actuator
 from actuators.by_kind import ByKind
 from actuators.catalogue import CATALOGUE, kind_of
+from actuators.checkpoint import Checkpoints
 from actuators.clock import BootClock, Clock, ManualClock
 from actuators.data import DataActuator
 from actuators.drivers.local.checkpoints import LocalCheckpoints
@@ -248,6 +249,44 @@ def test_another_injections_fault_is_left_alone(place, kind):
         place.actuator(kind).revert(other)
     assert not place.actuator(kind).probe_clean(injection)
     place.actuator(kind).revert(injection)
+
+
+# ---- a deleted checkpoint, and a platform that drops old ones by itself ---------------------------------------------
+
+
+@pytest.fixture
+def restored(place) -> tuple[Place, Injection, Checkpoints]:
+    """A checkpoint that was deleted and restored."""
+    injection = place.receipt("model.checkpoint_delete")
+    actuator = place.actuator("model.checkpoint_delete")
+    actuator.inject(injection)
+    actuator.revert(injection)
+    assert actuator.probe_clean(injection)
+    return place, injection, actuator._checkpoints._checkpoints
+
+
+def test_a_checkpoint_that_the_platform_drops_after_the_undo_is_not_ours(restored):
+    """The watchdog looks once more after the deadline: what the platform has rotated away meanwhile is no leak."""
+    place, injection, checkpoints = restored
+    checkpoints.set_aside(injection.undo["artefact"], "the platform")
+    actuator = place.actuator("model.checkpoint_delete")
+    assert actuator.probe_clean(injection)
+    actuator.revert(injection)
+    assert actuator.probe_clean(injection)
+    assert checkpoints.is_missing(injection.undo["artefact"])
+
+
+def test_a_deletion_that_comes_after_the_undo_is_seen_and_undone(restored):
+    """An agent that was frozen in the middle of its act may finish it after everybody thought it dead."""
+    place, injection, checkpoints = restored
+    before = checkpoints.read(injection.undo["artefact"])
+    checkpoints.set_aside(injection.undo["artefact"], injection.id)
+    actuator = place.actuator("model.checkpoint_delete")
+    assert not actuator.probe_clean(injection)
+    actuator.revert(injection)
+    assert actuator.probe_clean(injection)
+    assert checkpoints.read(injection.undo["artefact"]) == before
+    assert not checkpoints.is_set_aside(injection.undo["artefact"], injection.id)
 
 
 def test_what_cannot_be_undone_says_so():

@@ -63,26 +63,39 @@ class LocalCheckpoints:
         except FileNotFoundError:
             return
 
-    def remove(self, artefact: str) -> None:
-        """Unlinks the file."""
-        Path(artefact).unlink(missing_ok=True)
+    def set_aside(self, artefact: str, injection_id: str) -> None:
+        """Renames the file, within its folder."""
+        with suppress(FileNotFoundError):
+            Path(artefact).replace(_aside(artefact, injection_id))
+
+    def is_set_aside(self, artefact: str, injection_id: str) -> bool:
+        """Tells whether the renamed file is there."""
+        return _aside(artefact, injection_id).exists()
 
     def is_missing(self, artefact: str) -> bool:
         """Tells whether the file is gone from a folder that is there."""
         path = Path(artefact)
         return path.parent.is_dir() and not path.exists()
 
-    def put_back(self, artefact: str, content: bytes) -> None:
-        """Links a whole copy into the place, which never replaces a file that is there."""
-        path = Path(artefact)
-        draft = path.with_name(f".{path.name}.draft")
+    def put_back(self, artefact: str, injection_id: str, content: bytes | None) -> None:
+        """Links the renamed file, or a whole copy, into the place, which never replaces a file that is there."""
+        whole = _aside(artefact, injection_id)
         try:
-            draft.write_bytes(content)
+            if not whole.exists():
+                if content is None:
+                    return
+                whole.write_bytes(content)
             with suppress(FileExistsError):
-                os.link(draft, path)
-            draft.unlink()
+                os.link(whole, artefact)
+            whole.unlink()
         except FileNotFoundError:
-            return  # the folder is gone, and the platform with it
+            return  # the folder is gone, and the platform with it; or somebody else was faster
+
+
+def _aside(artefact: str, injection_id: str) -> Path:
+    """Returns where an artefact is kept out of sight: nothing that looks for checkpoints takes it for one."""
+    path = Path(artefact)
+    return path.with_name(f".{path.name}.{injection_id}")
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
