@@ -375,6 +375,7 @@ def main() -> None:
     }
     if chosen.switches is not None:
         overrides["cluster.switches"] = dict.fromkeys(SWITCHES, chosen.switches)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the service, too
     drill = Drill(load(PACKAGED / "local.yaml", overrides), folder, chosen.minutes)
     drill.run()
     facts = drill.facts()

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from actuators.errors import BadInput
+
 from ..settings import PACKAGED, load
 from .options import DEFAULT_CONFIG, Algorithm, ClusterKind, Config, Device
 
@@ -78,6 +80,11 @@ def train(
     run_dir: Annotated[
         Path | None, typer.Option(help="With ppo: its checkpoints and logs; a training that was cut off goes on.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With ppo: how many train together, over Ray Train.")] = 1,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster that workers run on; one of their own on this host if not given."),
+    ] = None,
 ) -> None:
     """Trains a policy on simulated clusters, and tries it on others."""
     from envs.simulator.structure import Generator
@@ -99,8 +106,12 @@ def train(
             folder=run_dir or out.with_suffix(".training"),
             device=device,
             threads=threads,
+            workers=workers,
+            ray_address=ray_address,
         )
         return
+    if workers > 1 or ray_address is not None:
+        raise BadInput("--workers and --ray-address are for --algorithm ppo; a posterior policy learns alone")
     lessons = Lessons(steps=steps, batch=batch, seed=seed)
     school.train(lessons, generator, out, Console(), device=device, threads=threads)
 

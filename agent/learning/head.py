@@ -21,7 +21,7 @@ from envs.encoding import FAMILIES, OBSERVED_ARM, ROLES
 _ROLES = len(ROLES) + 1
 HEAD_FEATURES: Final = ("any", *ROLES, "other", *FAMILIES)
 
-PRIOR_SD: Final = 1.0
+PRIOR_SD: Final = 0.5
 """How far a cluster's log-odds are off, beforehand; chosen on simulated clusters that no comparison uses."""
 
 _C = {name: index for index, name in enumerate(OBSERVED_ARM)}

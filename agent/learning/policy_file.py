@@ -62,6 +62,7 @@ def store(network: Network, path: Path, record: Mapping[str, Any]) -> None:
         "sort": sort,
         "encoding": VERSION,
         "hidden": network.hidden,
+        "teacher": network.teacher_hidden if isinstance(network, SetPolicy) else None,
         "inputs": list(inputs),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "training": dict(record),
@@ -97,9 +98,11 @@ def read(path: Path, of: type[_N]) -> _N:
     for key, ours in (("format", FORMAT), ("encoding", VERSION), ("sort", sort), ("inputs", list(inputs))):
         if described.get(key) != ours:
             raise BadInput(f"policy {path} {_complaint(key, described.get(key), ours)}")
-    hidden = described.get("hidden")
-    if not isinstance(hidden, int) or not 1 <= hidden <= _WIDEST:
-        raise BadInput(f"policy {path} names {hidden!r} as its width; allowed is 1 to {_WIDEST}")
+    hidden: Any = described.get("hidden")
+    teacher: Any = described.get("teacher")
+    for width in (hidden, 1 if teacher is None else teacher):
+        if not isinstance(width, int) or not 1 <= width <= _WIDEST:
+            raise BadInput(f"policy {path} names {width!r} as its width; allowed is 1 to {_WIDEST}")
     try:
         weights = path.read_bytes()
     except OSError as error:
@@ -108,7 +111,7 @@ def read(path: Path, of: type[_N]) -> _N:
         raise BadInput(
             f"policy {path} is not the one that {path.with_suffix('.json').name} describes: it was changed or cut off"
         )
-    network: Any = ArmNetwork(hidden) if of is ArmNetwork else new_policy(hidden)
+    network: Any = ArmNetwork(hidden) if of is ArmNetwork else new_policy(hidden, teacher)
     try:
         network.load_state_dict(load(weights))
     except (SafetensorError, RuntimeError) as error:

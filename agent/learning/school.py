@@ -25,7 +25,8 @@ from .policy import RoundRobinPolicy
 from .policy_file import Network, read, record_of, store
 from .posterior import ArmNetwork
 from .ppo.choosing import preferring
-from .ppo.practice import Practice, Standing, practised
+from .ppo.practice import FolderKeeper, Practice, Standing, practised
+from .ppo.set_policy import SetPolicy
 from .rivals import GeneticPolicy, UcbPolicy
 from .thompson import ThompsonPolicy
 from .train import Lessons, Progress, taught
@@ -74,7 +75,11 @@ def train(lessons: Lessons, generator: Generator, path: Path, console: Console, 
         "experiments": lessons.steps * lessons.batch,
         "lessons": asdict(lessons),
     }
-    choosers = {"posterior": greedily(network), "static": statically(network)}
+    choosers = {
+        "posterior": greedily(network),
+        "posterior with its head": greedily(network, learns=True),
+        "static": statically(network),
+    }
     _graduate(network, generator, path, console, record, choosers)
 
 
@@ -88,6 +93,8 @@ def train_ppo(
     folder: Path,
     device: str,
     threads: int,
+    workers: int = 1,
+    ray_address: str | None = None,
 ) -> None:
     """Trains a policy by PPO, from a teacher on, and stores it with its record.
 
@@ -98,8 +105,10 @@ def train_ppo(
         console: where progress goes.
         teacher: file of the posterior-greedy policy that it begins from.
         folder: of checkpoints and logs; a training that was cut off there goes on.
-        device: to learn on.
-        threads: of the processor.
+        device: to learn on; every worker has one of its own if it is a GPU.
+        threads: of the processor, for each worker.
+        workers: how many train together, over Ray Train.
+        ray_address: of the Ray cluster that they run on; one of our own on this host if not given.
 
     Raises:
         BadInput: as `train`, or the teacher cannot be read, or the folder holds another training.
@@ -108,6 +117,34 @@ def train_ppo(
     network = read(teacher, ArmNetwork)
     torch.set_num_threads(threads)
     began_s = time.monotonic()
+    origin = {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]}
+    if workers > 1 or ray_address is not None:
+        from .ppo.together import Group, practised_together
+
+        group = Group(workers, threads, device, ray_address, generator, _CLUSTERS, _ASIDE, _ASIDE_SEED)
+        policy = practised_together(group, practice, network, folder, origin)
+    else:
+        policy = _alone(practice, generator, console, network, folder, device, origin).cpu()
+    record = _machine(device, threads, began_s) | {
+        "workers": workers,
+        "experiments": practice.steps * practice.batch * workers,
+        "practice": asdict(practice),
+        "teacher": origin["teacher"],
+    }
+    network = network.cpu()
+    choosers = {"ppo": preferring(policy), "posterior": greedily(network), "static": statically(network)}
+    _graduate(policy, generator, path, console, record, choosers)
+
+
+def _alone(
+    practice: Practice,
+    generator: Generator,
+    console: Console,
+    network: ArmNetwork,
+    folder: Path,
+    device: str,
+    origin: Mapping[str, Any],
+) -> SetPolicy:
     pool = _pool(generator, practice.seed, console)
 
     def tell(standing: Standing) -> None:
@@ -117,24 +154,16 @@ def train_ppo(
             f"{standing.steps_per_s:,.0f} experiments/s  {standing.left_s:.0f} s left",
         )
 
-    policy = practised(
+    return practised(
         pool.to(device),
         pool_of(generator, _ASIDE, seed=_ASIDE_SEED).to(device),
         practice,
-        greedily(network.to(device)),
-        folder,
-        {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]},
+        network.to(device),
+        FolderKeeper(folder),
+        origin,
         tell,
         lambda text: _say(console, text),
-    ).cpu()
-    record = _machine(device, threads, began_s) | {
-        "experiments": practice.steps * practice.batch,
-        "practice": asdict(practice),
-        "teacher": record_of(teacher)["sha256"],
-    }
-    network = network.cpu()
-    choosers = {"ppo": preferring(policy), "posterior": greedily(network), "static": statically(network)}
-    _graduate(policy, generator, path, console, record, choosers)
+    )
 
 
 def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str, dict[str, float]]:

@@ -29,7 +29,7 @@ SEED: Final = 1_000_003
 _NEW_FORM: Final = "mesh"
 _NEW_WEAKNESSES: Final = frozenset({"bounded_queue", "freshness"})
 
-_PREVALENCE: Final = 0.7
+_PREVALENCE: Final = 0.4
 """Makes up for the weaknesses that never occur: about one in eight permitted experiments shows something."""
 
 TRAINING: Final = Generator(

@@ -61,8 +61,9 @@ _CAPABILITIES = {
     "Gpus": ("trainer",),
 }
 _HAVE_A_GPU = 0.6
-_TEAM, _TEMPLATE, _SHARED_MEAN = 1.5, 3.0, -1.5
-"""What components of one team and of one role have in common, in log-odds: most of why a protection is absent. With the
+_PRACTICE, _TEMPLATE, _TEAM, _SHARED_MEAN = 3.0, 1.5, 2.0, -1.5
+"""What all components of a cluster, those of one role and those of one team have in common, in log-odds: most of why a
+protection is absent. Who has no retry budget here has none elsewhere: one library, one template, one habit. With the
 mean, one in seven of all permitted experiments would show something."""
 _NEED_OF_A_DEPENDENCY = 0.15
 _FLIPPING = 0.08
@@ -179,8 +180,9 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
         template = normal(n, len(ALL_ROLES), len(PROTECTIONS)).gather(
             1, role[..., None].expand(-1, -1, len(PROTECTIONS))
         )
-        shared = _TEAM * team_quality[..., None] + _TEMPLATE * template + _SHARED_MEAN
-    chronic = 0.15 * torch.tanh(team_quality + normal(n, places))
+        practice = normal(n, 1, len(PROTECTIONS))
+        shared = _PRACTICE * practice + _TEMPLATE * template + _TEAM * team_quality[..., None] + _SHARED_MEAN
+    chronic = 0.15 * torch.tanh(0.5 * team_quality + normal(n, places))
     commonness = torch.tensor([protection.commonness for protection in PROTECTIONS])
     odds = (
         commonness

@@ -27,7 +27,7 @@ class Structure:
     Attributes:
         probes: a level too low to break a promise moves its target the more, the nearer the promise is to break.
         costs: experiments take unequal minutes, and a component that was hit has to cool down.
-        shared_causes: components of one team, and of one role, lack the same protections.
+        shared_causes: components of one cluster, of one role and of one team lack the same protections.
         compound: some weaknesses show only for minutes after a dependency was hit.
         noise: false alarms, misses and experiments that come to nothing.
         drift: some weaknesses are mended or made in the middle of a campaign.

@@ -81,14 +81,14 @@ def restore(
         numbers: dict[str, float] = json.loads(described["numbers"])
         for name in _COUNTS:
             setattr(model, name, int(numbers.pop(name)))
-        model.policy.load_state_dict(_under("policy", tensors))
+        model.policy.load_state_dict(under("policy", tensors))
         for whose, policy in beside.items():
-            policy.load_state_dict(_under(whose, tensors))
-        model.campaigns.restore(_under("campaigns", tensors))
+            policy.load_state_dict(under(whose, tensors))
+        model.campaigns.restore(under("campaigns", tensors))
         model._earned, model._lasted = tensors["earned"], tensors["lasted"]
         optimizer = model.policy.optimizer.state_dict()
         states: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in _under("optimizer", tensors).items():
+        for key, value in under("optimizer", tensors).items():
             index, _, name = key.partition(".")
             # Adam counts its steps on the host.
             states.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
@@ -101,7 +101,8 @@ def restore(
     return numbers
 
 
-def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the tensors of one of those in a checkpoint, under their own names."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
 
 

@@ -11,22 +11,26 @@ from envs.simulator.campaigns import Campaigns
 
 from ..arena import Chooser
 from ..policy import Mask, Observation
-from ..posterior import batch_of_one
-from .looks import looks_at, looks_on
+from ..posterior import batch_of_one, odds_of
 from .set_policy import SetPolicy
 
 
-def new_policy(hidden: int) -> SetPolicy:
-    """Returns a policy that knows nothing yet; spaces say nothing of its network, which serves any size."""
+def new_policy(hidden: int, teacher: int | None = None) -> SetPolicy:
+    """Returns a policy that knows nothing yet; spaces say nothing of its network, which serves any size.
+
+    Args:
+        hidden: its width.
+        teacher: that of its teacher; see `SetPolicy`.
+    """
     anything = spaces.Dict({"budget": spaces.Box(0.0, 1.0, (1,))})
-    return SetPolicy(anything, spaces.Discrete(2), lambda _: 0.0, hidden=hidden)
+    return SetPolicy(anything, spaces.Discrete(2), lambda _: 0.0, hidden=hidden, teacher=teacher)
 
 
 def preferring(policy: SetPolicy) -> Chooser:
     """Returns the policy's likeliest choices."""
 
     def choose(campaigns: Campaigns) -> torch.Tensor:
-        return policy.choose(looks_on(campaigns), deterministic=True)[0]
+        return policy.choose(policy.looks_on(campaigns), deterministic=True)[0]
 
     return choose
 
@@ -48,12 +52,15 @@ class PpoPolicy:
             BadInput: the observation holds something that is no number.
         """
         seen, masks = batch_of_one(observation, mask)
-        return int(self._network.choose(looks_at(seen, masks), deterministic=True)[0][0])
+        return int(self._network.choose(self._network.looks_at(seen, masks), deterministic=True)[0][0])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
-        looks = looks_at(seen, masks)
+        if self._network.teacher_hidden is not None:
+            known: npt.NDArray[np.float64] = odds_of(self._network.teacher, seen, masks[:, :-1])[0].double().numpy()
+            return known
+        looks = self._network.looks_at(seen, masks)
         _, components, per_component = looks.open.shape
         each = torch.arange(components)
         everywhere = looks._replace(

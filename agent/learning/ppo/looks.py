@@ -35,6 +35,8 @@ class Looks(NamedTuple):
         history: of every arm, shape (N, C, M, len(HISTORY_FEATURES)).
         open: which arms are allowed, shape (N, C, M), bool.
         able: which components have one, shape (N, C), bool.
+        bets: what a teacher gives for every arm, shape (N, C, M): the logarithm of its worth per minute, 0 for the best
+            one that is allowed. All of it 0 without a teacher, shape (N, 1, 1).
         now_h: the campaigns' clocks where the history is as it is kept, None where it is as it is seen; see
             `envs.history.as_seen`.
     """
@@ -48,6 +50,7 @@ class Looks(NamedTuple):
     history: torch.Tensor
     open: torch.Tensor
     able: torch.Tensor
+    bets: torch.Tensor
     now_h: torch.Tensor | None = None
 
     def at(self, component: torch.Tensor) -> Kept:
@@ -61,6 +64,8 @@ class Looks(NamedTuple):
             self.lately,
             self.budget,
             self.able,
+            self.bets.amax(-1),
+            self.bets[row, component if self.bets.shape[1] > 1 else 0],
             torch.cat([self.kinds[row, component], self.in_role[row, component]], dim=-1),
             history if self.now_h is None else as_seen(history, self.now_h),
             self.open[row, component],
@@ -73,6 +78,8 @@ class Kept(NamedTuple):
     Attributes:
         components, graph, kinds, lately, budget: as in `Looks`.
         able: which components have an arm that is allowed, shape (N, C), bool.
+        best_bets: of `bets`, the best of every component, shape (N, C); (N, 1) without a teacher.
+        bets: on arms of the chosen component, shape (N, M); (N, 1) without a teacher.
         here: what is known of kinds on the chosen component, shape (N, K, len(STATS)).
         history: of its arms, shape (N, M, len(HISTORY_FEATURES)).
         open: which of these are allowed, shape (N, M), bool.
@@ -84,6 +91,8 @@ class Kept(NamedTuple):
     lately: torch.Tensor
     budget: torch.Tensor
     able: torch.Tensor
+    best_bets: torch.Tensor
+    bets: torch.Tensor
     here: torch.Tensor
     history: torch.Tensor
     open: torch.Tensor
@@ -109,7 +118,18 @@ def looks_at(seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None) -> Lo
     kinds = by_kind(history)
     others = in_role(components[..., :_ROLES], kinds)
     lately = _lately(history[..., COLUMN["minutes_since"]].flatten(2).amin(-1))
-    return Looks(components, seen["graph"], kinds, others, lately, seen["budget"], flat, allowed, allowed.any(-1))
+    return Looks(
+        components,
+        seen["graph"],
+        kinds,
+        others,
+        lately,
+        seen["budget"],
+        flat,
+        allowed,
+        allowed.any(-1),
+        torch.zeros((n, 1, 1), device=arms.device),
+    )
 
 
 def looks_on(campaigns: Campaigns) -> Looks:
@@ -129,6 +149,7 @@ def looks_on(campaigns: Campaigns) -> Looks:
         state.history.view(n, c, k * levels, len(HISTORY_FEATURES)),
         state.available.view(n, c, k * levels),
         campaigns.able,
+        torch.zeros((n, 1, 1), device=campaigns.device),
         state.now_h,
     )
 

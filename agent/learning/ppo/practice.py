@@ -1,7 +1,8 @@
-"""PPO from a teacher on: imitation, a critic that learns first, then PPO on a leash, judged on clusters set aside.
+"""PPO from a teacher on: a critic that learns first, then PPO on a leash, judged on clusters set aside.
 
 What is kept in the end is the policy that did best on clusters that are neither learnt on nor used to compare policies.
-A training that was cut off goes on where its last checkpoint was.
+A training that was cut off goes on where its last checkpoint was. Several may learn one network together (`together`):
+each plays campaigns of its own, and all take the same steps.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import LinearSchedule
@@ -21,13 +23,17 @@ from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import Pool
 
 from ..arena import Chooser, knowing, randomly, tallied
+from ..posterior import ArmNetwork
 from . import checkpoint
+from .averaging import AveragingAdam
 from .choosing import new_policy, preferring
 from .device import DevicePPO
-from .imitation import imitated
 from .set_policy import SetPolicy
 
 _ASIDE_MIN = 20.0
+_SEEDS_APART = 1000
+_EPSILON = 1e-5
+"""Of Adam; SB3's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +41,14 @@ class Practice:
     """How a policy is trained.
 
     Attributes:
-        imitation: experiments on each cluster of the batch for which it watches the teacher.
-        steps: experiments on each of them after that.
-        batch: clusters at once.
+        steps: experiments on each cluster of the batch.
+        batch: clusters at once, of every worker.
         rollout: experiments on each cluster between two updates.
         minibatch: experiments per gradient.
         epochs: passes over a rollout.
         critic_first: rollouts from which only the value is learnt.
         rate: learning rate at first; it falls to nothing in a line.
-        leash: price of straying from what imitation has taught, per nat.
+        leash: price of straying from the teacher, per nat.
         discount: of rewards, per experiment.
         clip: of PPO.
         hurries: see `device.DevicePPO`.
@@ -53,7 +58,6 @@ class Practice:
         seed: of every draw.
     """
 
-    imitation: int = 600
     steps: int = 6400
     batch: int = 512
     rollout: int = 32
@@ -90,12 +94,54 @@ class Standing:
     left_s: float
 
 
+class Keeper(Protocol):
+    """Keeps checkpoints.
+
+    Attributes:
+        folder: for logs.
+        rank: which of those that learn together this is; the first one judges.
+    """
+
+    folder: Path
+    rank: int
+
+    def last(self) -> Path | None:
+        """Returns the newest checkpoint, None if there is none."""
+
+    def keep(self, write: Callable[[Path], None], figures: Mapping[str, float]) -> None:
+        """Keeps a checkpoint in the place of the last one.
+
+        Args:
+            write: writes it to a path.
+            figures: how training stands.
+        """
+
+
+class FolderKeeper:
+    """Keeps the checkpoint of a training that learns alone in a folder; see `Keeper`."""
+
+    rank = 0
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def last(self) -> Path | None:
+        """See `Keeper`."""
+        path = self.folder / checkpoint.NAME
+        return path if path.exists() else None
+
+    def keep(self, write: Callable[[Path], None], figures: Mapping[str, float]) -> None:
+        """See `Keeper`."""
+        write(self.folder / checkpoint.NAME)
+
+
 def practised(
     pool: Pool,
     aside: Pool,
     practice: Practice,
-    teacher: Chooser,
-    folder: Path,
+    teacher: ArmNetwork,
+    keeper: Keeper,
     origin: Mapping[str, Any],
     tell: Callable[[Standing], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
@@ -106,8 +152,8 @@ def practised(
         pool: clusters, on the device to learn on.
         aside: clusters by which the best policy is picked, on the same device.
         practice: how.
-        teacher: what is imitated.
-        folder: of checkpoints and logs; a training that was cut off there goes on.
+        teacher: what it begins as; see `SetPolicy`.
+        keeper: of checkpoints; a training that was cut off goes on from its last one.
         origin: which clusters and which teacher these are, JSON; a training goes on with the same ones only.
         tell: hears of the progress now and then.
         say: is told what begins.
@@ -115,39 +161,37 @@ def practised(
     Raises:
         BadInput: the checkpoint is damaged or of another training.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    model, path = _model(pool, practice), folder / checkpoint.NAME
-    beside = {"usual": new_policy(practice.hidden), "best": new_policy(practice.hidden)}
-    aim = Aim(aside)
+    model, last = _model(pool, practice, teacher, keeper.rank), keeper.last()
+    beside = {name: new_policy(practice.hidden, teacher.hidden) for name in ("usual", "best")}
+    aim = Aim(aside) if keeper.rank == 0 else None
     settings = {"practice": asdict(practice), "origin": dict(origin)}
-    if path.exists():
-        best = checkpoint.restore(model, beside, path, settings)["best"]
+    if last is not None:
+        best = checkpoint.restore(model, beside, last, settings)["best"]
         say(f"goes on after {model.num_timesteps // practice.batch} of {practice.steps} steps")
     else:
-        say(f"imitates its teacher for {practice.imitation} steps")
-        lessons = Campaigns(pool, practice.batch, seed=practice.seed + 3, budget_min=practice.budget_min)
-        agreed = imitated(model.policy, teacher, lessons, steps=practice.imitation)
-        best = aim.area(model.policy)
-        say(f"chooses as its teacher in {agreed:.0%} of states; area {best:.3f}")
+        best = aim.area(model.policy) if aim is not None else 0.0
+        say(f"begins as its teacher; area {best:.3f}")
         for policy in beside.values():
             policy.load_state_dict(model.policy.state_dict())
     model.policy.leashed_to(beside["usual"].to(model.device))
     formats = ["csv", *(["tensorboard"] if importlib.util.find_spec("tensorboard") else [])]
     left = practice.steps * practice.batch - model.num_timesteps
     if left > 0:
-        model.set_logger(configure(str(folder / f"log-{model.num_timesteps}"), formats))
-        keeper = _Keeper(practice, aim, beside, path, settings, best, tell)
+        if aim is not None:
+            model.set_logger(configure(str(keeper.folder / f"log-{model.num_timesteps}"), formats))
+        watch = _Watch(practice, aim, beside, keeper, settings, best, tell)
         try:
-            model.learn(left, callback=keeper, reset_num_timesteps=False)
-            keeper.look()
+            model.learn(left, callback=watch, reset_num_timesteps=False)
+            watch.look()
         finally:
             model.logger.close()
     return beside["best"].eval()
 
 
-def _model(pool: Pool, practice: Practice) -> DevicePPO:
-    return DevicePPO(
-        Campaigns(pool, practice.batch, seed=practice.seed + 2, budget_min=practice.budget_min),
+def _model(pool: Pool, practice: Practice, teacher: ArmNetwork, rank: int) -> DevicePPO:
+    seed = practice.seed + _SEEDS_APART * rank
+    model = DevicePPO(
+        Campaigns(pool, practice.batch, seed=seed + 2, budget_min=practice.budget_min),
         critic_first=practice.critic_first,
         hurries=practice.hurries,
         n_steps=practice.rollout,
@@ -158,8 +202,17 @@ def _model(pool: Pool, practice: Practice) -> DevicePPO:
         gamma=practice.discount,
         ent_coef=practice.leash,
         seed=practice.seed,
-        policy_kwargs={"hidden": practice.hidden},
+        policy_kwargs={
+            "hidden": practice.hidden,
+            "teacher": teacher.hidden,
+            "optimizer_class": AveragingAdam,
+            "optimizer_kwargs": {"eps": _EPSILON},
+        },
     )
+    model.policy.teacher.load_state_dict(teacher.state_dict())
+    # All begin as the same network, and then have luck of their own.
+    torch.manual_seed(seed)
+    return model
 
 
 class Aim:
@@ -181,22 +234,22 @@ class Aim:
         return float(tallied(choose, self._aside, budget_min=_ASIDE_MIN, seed=0).area.mean())
 
 
-class _Keeper(BaseCallback):
-    """Looks at the clusters set aside, keeps the best policy, and writes checkpoints between two rollouts."""
+class _Watch(BaseCallback):
+    """Looks at the clusters set aside, keeps the best policy, and has checkpoints kept between two rollouts."""
 
     def __init__(
         self,
         practice: Practice,
-        aim: Aim,
+        aim: Aim | None,
         beside: Mapping[str, SetPolicy],
-        path: Path,
+        keeper: Keeper,
         settings: Mapping[str, Any],
         best: float,
         tell: Callable[[Standing], None],
     ) -> None:
         super().__init__()
         self._practice, self._aim, self._beside, self._tell = practice, aim, beside, tell
-        self._path, self._settings, self._best = path, settings, best
+        self._keeper, self._settings, self._best = keeper, settings, best
         self._rollouts, self._began_s, self._began_at = 0, time.monotonic(), 0
 
     def _on_training_start(self) -> None:
@@ -213,12 +266,15 @@ class _Keeper(BaseCallback):
     def look(self) -> None:
         """Judges the policy as it is now, and writes a checkpoint."""
         model = cast("DevicePPO", self.model)
-        area = self._aim.area(model.policy)
+        area = self._best if self._aim is None else self._aim.area(model.policy)
         if area > self._best:
             self._best = area
             self._beside["best"].load_state_dict(model.policy.state_dict())
         self.logger.record("aside/area", area)
-        checkpoint.store(model, self._beside, self._path, self._settings, best=self._best)
+        self._keeper.keep(
+            lambda path: checkpoint.store(model, self._beside, path, self._settings, best=self._best),
+            {"area": area, "best": self._best, "timesteps": float(model.num_timesteps)},
+        )
         per_s = (model.num_timesteps - self._began_at) / (time.monotonic() - self._began_s)
         left = self._practice.steps * self._practice.batch - model.num_timesteps
         self._tell(Standing(model.num_timesteps // self._practice.batch, area, self._best, per_s, max(0, left) / per_s))

@@ -9,7 +9,7 @@ mean and max pooling; Jiang et al., "Graph convolutional reinforcement learning"
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,14 +17,23 @@ from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
+from envs import encoding
 from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, arm_attributes
 from envs.history import BY_KIND, HISTORY_FEATURES
+from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import KINDS
 
-from .looks import STATS, Kept, Looks, looks_at
+from ..posterior import ArmNetwork, odds_of
+from ..worth import worth_per_minute
+from .looks import STATS, Kept, Looks, looks_at, looks_on
 
 _ROLES = len(ROLES) + 1
 _IMPOSSIBLE = -1e8
+_LEAST_WORTH = 1e-9
+_SHARPNESS = 5.0
+"""By which power of its worth an arm is likelier, at first: narrow enough to be good, wide enough to see other ends."""
+
+_STOP = -6.0
 
 
 class SetPolicy(MaskableActorCriticPolicy):
@@ -36,6 +45,9 @@ class SetPolicy(MaskableActorCriticPolicy):
         lr_schedule: learning rate by remaining progress.
         hidden: width of what is known of a component.
         arm_hidden: width of what is known of an arm; there are dozens per component.
+        teacher: width of a posterior-greedy network that this policy begins as, and learns to stray from (residual
+            policy learning: Silver et al., 2018; Johannink et al., ICRA 2019): its likeliest choices are that network's
+            best bets at first. No teacher if not given. The network itself is not trained.
     """
 
     def __init__(
@@ -46,9 +58,11 @@ class SetPolicy(MaskableActorCriticPolicy):
         *args: Any,  # noqa: ANN401 (handed on)
         hidden: int = 32,
         arm_hidden: int = 8,
+        teacher: int | None = None,
         **kwargs: Any,  # noqa: ANN401 (handed on)
     ) -> None:
         self.hidden, self.arm_hidden = hidden, arm_hidden
+        self.teacher_hidden = teacher
         self._leash: tuple[SetPolicy, ...] = ()
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
@@ -81,7 +95,18 @@ class SetPolicy(MaskableActorCriticPolicy):
         self.arm_attribute = nn.Linear(len(ARM_FEATURES), a, bias=False)
         self.arm = nn.Linear(a, 2)
         """Logits of an arm: how likely it is chosen, and how likely it is weak."""
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        if self.teacher_hidden is not None:
+            self.teacher = ArmNetwork(self.teacher_hidden).requires_grad_(requires_grad=False)
+            self.log_sharpness = nn.Parameter(torch.tensor(math.log(_SHARPNESS)))
+            with torch.no_grad():
+                for layer in (self.choice, self.stop):
+                    layer.weight.zero_()
+                    layer.bias.zero_()
+                self.stop.bias.fill_(_STOP)
+                self.arm.weight[0].zero_()
+                self.arm.bias[0].zero_()
+        learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.optimizer = self.optimizer_class(learnt, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _encoded(self, seen: Looks | Kept) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns an embedding of every component, shape (N, C, H), and one of the whole, shape (N, H)."""
@@ -105,10 +130,12 @@ class SetPolicy(MaskableActorCriticPolicy):
         )
         return z, torch.relu(self.of_all(whole))
 
-    def _component_logits(self, z: torch.Tensor, whole: torch.Tensor, able: torch.Tensor) -> torch.Tensor:
+    def _component_logits(
+        self, z: torch.Tensor, whole: torch.Tensor, able: torch.Tensor, best_bets: torch.Tensor
+    ) -> torch.Tensor:
         """Returns log-probabilities of components and, last, of `stop`, shape (N, C + 1)."""
         each = self.choice(torch.relu(self.choice_here(z) + self.choice_whole(whole)[:, None, :])).squeeze(-1)
-        each = each.masked_fill(~able, _IMPOSSIBLE)
+        each = (each + self._sharp(best_bets)).masked_fill(~able, _IMPOSSIBLE)
         return torch.log_softmax(torch.cat([each, self.stop(whole)], dim=-1), dim=-1)
 
     def _arm_logits(self, z: torch.Tensor, whole: torch.Tensor, kept: Kept) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +145,35 @@ class SetPolicy(MaskableActorCriticPolicy):
         inner = self.arm_history(kept.history).view(n, k, -1, self.arm_hidden) + of_kind[:, :, None, :]
         inner = torch.relu(inner + self.arm_attribute(self.arm_attributes))
         logits, weak = self.arm(inner).view(n, -1, 2).unbind(-1)
+        logits = logits + self._sharp(kept.bets)
         return torch.log_softmax(logits.masked_fill(~kept.open, _IMPOSSIBLE), dim=-1), weak
+
+    def _sharp(self, bets: torch.Tensor) -> torch.Tensor:
+        return bets if self.teacher_hidden is None else bets * self.log_sharpness.exp()
+
+    # ---- looking --------------------------------------------------------------------------------------------------
+
+    def looks_on(self, campaigns: Campaigns) -> Looks:
+        """Returns what the policy looks at in simulated campaigns; a view, see `looks.looks_on`."""
+        looks = looks_on(campaigns)
+        if self.teacher_hidden is None:
+            return looks
+        return looks._replace(bets=self._bets(encoding.seen(campaigns.state), looks))
+
+    def looks_at(self, seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None) -> Looks:
+        """Returns what the policy looks at in what is seen; see `looks.looks_at`."""
+        looks = looks_at(seen, masks)
+        if self.teacher_hidden is None:
+            return looks
+        return looks._replace(bets=self._bets(seen, looks))
+
+    @torch.no_grad()
+    def _bets(self, seen: Mapping[str, torch.Tensor], looks: Looks) -> torch.Tensor:
+        shape = seen["arms"].shape[:4]
+        odds = odds_of(self.teacher, seen, looks.open.flatten(1))
+        worth = worth_per_minute(seen, odds.view(shape)).view(looks.open.shape).masked_fill(~looks.open, 0.0)
+        bets = worth.clamp(min=_LEAST_WORTH).log()
+        return bets - bets.amax((1, 2), keepdim=True)
 
     # ---- choosing -------------------------------------------------------------------------------------------------
 
@@ -128,7 +183,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         """Returns actions, values and log-probabilities, shape (N,) each, and what to keep to judge them later."""
         z, whole = self._encoded(looks)
         n, c, m = looks.open.shape
-        of_component = self._component_logits(z, whole, looks.able)
+        of_component = self._component_logits(z, whole, looks.able, looks.bets.amax(-1))
         component = _drawn(of_component, deterministic)
         stops = component == c
         kept = looks.at(torch.where(stops, 0, component))
@@ -167,7 +222,17 @@ class SetPolicy(MaskableActorCriticPolicy):
         """
         z, whole = self._encoded(kept)
         of_arm, weak = self._arm_logits(z[torch.arange(len(at), device=at.device), at], whole, kept)
-        return self._component_logits(z, whole, kept.able), of_arm, weak, whole
+        return self._component_logits(z, whole, kept.able, kept.best_bets), of_arm, weak, whole
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Returns what can be learnt without any change of what is chosen.
+
+        With a teacher, before anything else was learnt: all but what strays from it, which is nothing yet.
+        """
+        if self.teacher_hidden is None:
+            return list(self.value.parameters())
+        apart = {"choice", "stop", "arm", "log_sharpness", "teacher"}
+        return [value for name, value in self.named_parameters() if name.split(".")[0] not in apart]
 
     def leashed_to(self, usual: SetPolicy) -> None:
         """Makes the entropy that PPO adds to its aim one relative to another policy: minus the divergence from it.
@@ -222,7 +287,9 @@ class SetPolicy(MaskableActorCriticPolicy):
         return self.choose(self._looks(observation, action_masks), deterministic=deterministic)[0]
 
     def _looks(self, obs: dict[str, torch.Tensor], masks: Any) -> Looks:  # noqa: ANN401 (theirs)
-        return looks_at(obs, None if masks is None else torch.as_tensor(masks, device=obs["arms"].device))
+        if masks is None:
+            return looks_at(obs, None)
+        return self.looks_at(obs, torch.as_tensor(masks, device=obs["arms"].device))
 
 
 def _means(graph: torch.Tensor) -> torch.Tensor:

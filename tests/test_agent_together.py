@@ -1,0 +1,173 @@
+"""Several workers learn one network: gradients are averaged, who is lost comes back, and nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from actuators.errors import BadInput
+from agent.learning.policy_file import read
+from agent.learning.posterior import ArmNetwork
+from agent.learning.ppo.averaging import AveragingAdam
+from agent.learning.ppo.local_ray import end_leftovers
+from agent.learning.ppo.practice import Practice
+from agent.learning.ppo.together import Group, practised_together
+from agent.settings import PACKAGED
+from envs.simulator.structure import Generator
+from tests.test_agent_cli import backburn, refused
+
+FACTORS = (1.0, 5.0)
+
+
+def stepped(factor: float) -> torch.Tensor:
+    """Returns a weight after two steps down slopes that differ by a factor."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = AveragingAdam([weight], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (factor * weight.square().sum()).backward()
+        optimizer.step()
+    return weight.detach()
+
+
+def of_rank(rank: int, meeting: str, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.save(stepped(FACTORS[rank]), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_all_take_the_step_of_the_average(tmp_path):
+    torch.multiprocessing.spawn(of_rank, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(one, other)
+    assert torch.allclose(one, stepped(sum(FACTORS) / 2))
+
+
+def test_alone_it_is_plain_adam():
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (3.0 * weight.square().sum()).backward()
+        optimizer.step()
+    assert torch.equal(stepped(3.0), weight.detach())
+
+
+class Training:
+    """A training in a process of its own, by what it says.
+
+    Args:
+        process: its stdout is ours.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Returns the first match from now on in what is said."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line)
+            if found := re.search(pattern, line):
+                return found
+        pytest.fail(f"it never said {pattern}:\n{''.join(self.said[-30:])}")
+
+
+@contextmanager
+def training(folder: Path, *options: str) -> Iterator[Training]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.training_group", str(folder), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield Training(process)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        end_leftovers(folder)
+
+
+@pytest.mark.timeout(300)
+def test_who_is_lost_comes_back_and_the_curve_goes_on_where_it_was(tmp_path):
+    """On two nodes a worker is killed; then the driver, and it goes on on one."""
+    folder = tmp_path / "training"
+    with training(folder, "--nodes", "2") as it:
+        worker = int(it.until(r"RayTrainWorker pid=(\d+).* step 32/96").group(1))
+        os.kill(worker, signal.SIGKILL)
+        after = int(it.until(r"goes on after (\d+) of 96 steps").group(1))
+        assert after >= 16
+        assert int(it.until(r"step (\d+)/96").group(1)) == after + 16
+        it.process.kill()
+        it.process.wait()
+    with training(folder) as it:
+        again = int(it.until(r"goes on after (\d+) of 96 steps").group(1))
+        assert again >= after
+        it.until(r"step 96/96")
+        it.until("^done")
+        assert it.process.wait(60.0) == 0
+    curves = sorted(folder.glob("log-*/progress.csv"), key=lambda path: int(path.parent.name.removeprefix("log-")))
+    assert len(curves) == 3
+    assert [path.name for path in folder.glob("ray-folder")] == []
+    assert [process for process in psutil.process_iter() if str(folder) in " ".join(_command(process))] == []
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_leftovers_are_ours_alone(tmp_path):
+    """What has the folder in its command line is ended; what has a longer name there is not."""
+    root = tmp_path / "bb-x"
+    root.mkdir()
+    (tmp_path / "ray-folder").write_text(f"{root}\n")
+    wait = "import sys; sys.stdin.read()"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", wait, f"{root}{ending}"], stdin=subprocess.PIPE)
+        for ending in ("/ray/session", "-other/ray")
+    ]
+    try:
+        assert end_leftovers(tmp_path) == [processes[0].pid]
+        assert processes[1].poll() is None
+        assert not root.exists()
+        assert end_leftovers(tmp_path) == []
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+
+
+def test_a_folder_of_another_training_is_one_line(tmp_path):
+    teacher = read(PACKAGED / "policies" / "posterior.safetensors", ArmNetwork)
+    (tmp_path / "training.json").write_text("{}\n")
+    group = Group(2, 1, "cpu", None, Generator((6, 8)), clusters=8, aside=4, aside_seed=1)
+    with pytest.raises(BadInput, match="other settings") as error:
+        practised_together(group, Practice(), teacher, tmp_path, {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_posterior_policy_learns_alone(tmp_path):
+    out = tmp_path / "it.safetensors"
+    refused(backburn("train", "--workers", "2", "--out", str(out)), 2, "are for --algorithm ppo")
+    assert not out.exists()
