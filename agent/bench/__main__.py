@@ -27,10 +27,11 @@ from rich.console import Console
 from ..build.local import handle_path
 from ..run import Run
 from ..settings import PACKAGED, Settings, load
-from .rates import rates
+from .rates import growth, rates
 
 _SAMPLE_EVERY_S = 5.0
 _MB = 1e6
+_MANY = 16384
 
 
 class Memory:
@@ -130,6 +131,11 @@ def main() -> None:
     figures = measured(facts, memory, cores)
     for what, rate in rates(cores).items():
         figures[f"simulated, {what}"] = _figure(rate, "experiments/s", 5e5 if what == "environment only" else None)
+    costs = growth()
+    for cost in costs:
+        name = f"simulated, {cost.campaigns} campaigns, {cost.components} components"
+        figures[name] = _figure(cost.us, "us per experiment")
+        figures[f"{name}: memory"] = _figure(cost.mib, "MiB", 4096.0 if cost.campaigns == _MANY else None)
     machine = f"{cores} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, Linux {platform.release()}"
     console.print(f"\n{machine}; python -m agent.bench {' '.join(sys.argv[1:])}", soft_wrap=True)
     for name, figure in figures.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ..learning.train import Lessons, taught
 COMPONENTS = 16
 _BATCH = 4096
 _TIMES = 3
+_STEPS = 32
 _PPO_BATCH, _PPO_STEPS = 512, 32
 _PPO: dict[str, Any] = {"n_steps": _PPO_STEPS, "batch_size": 2048, "n_epochs": 2}
 
@@ -40,7 +42,7 @@ def rates(threads: int) -> dict[str, float]:
     try:
         pool = pool_of(Generator((COMPONENTS, COMPONENTS)), 512, seed=0)
         return {
-            "environment only": max(_alone(pool) for _ in range(_TIMES)),
+            "environment only": max(_alone(Campaigns(pool, _BATCH)) for _ in range(_TIMES)),
             "a network chooses": max(_choosing(pool) for _ in range(_TIMES)),
             "a network learns": max(_learning(pool) for _ in range(_TIMES)),
             "PPO's rollout": max(_rollout(pool) for _ in range(_TIMES)),
@@ -51,10 +53,48 @@ def rates(threads: int) -> dict[str, float]:
         torch.set_num_threads(before)
 
 
-def _alone(pool: Pool) -> float:
-    campaigns, random = Campaigns(pool, _BATCH), torch.Generator().manual_seed(0)
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one experiment costs the simulator alone.
+
+    Attributes:
+        campaigns: at once.
+        components: of every cluster.
+        us: microseconds per experiment, all campaigns together.
+        mib: memory of everything that changes, MiB.
+    """
+
+    campaigns: int
+    components: int
+    us: float
+    mib: float
+
+
+def growth() -> list[Cost]:
+    """Returns costs by number of campaigns and of components; one thread, the best of three."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [
+            *(_cost(campaigns, COMPONENTS) for campaigns in (64, 256, 1024, 4096, 16384)),
+            *(_cost(1024, components) for components in (8, 32, 64, 96)),
+        ]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cost(count: int, components: int) -> Cost:
+    pool = pool_of(Generator((components, components)), 64, seed=0)
+    campaigns = Campaigns(pool, count)
+    changing = sum(tensor.numel() * tensor.element_size() for tensor in campaigns.saved().values())
+    rate = max(_alone(campaigns) for _ in range(_TIMES))
+    return Cost(count, components, 1e6 / rate, changing / 2**20)
+
+
+def _alone(campaigns: Campaigns) -> float:
+    random = torch.Generator().manual_seed(0)
     drawn = torch.multinomial(campaigns.masks()[:, :-1].float(), 4, generator=random).T
-    return _rate(32 * _BATCH, lambda: [campaigns.step(drawn[step % 4]) for step in range(32)])
+    return _rate(_STEPS * campaigns.count, lambda: [campaigns.step(drawn[step % 4]) for step in range(_STEPS)])
 
 
 def _choosing(pool: Pool) -> float:

@@ -18,10 +18,11 @@ from envs import encoding
 from envs.simulator.campaigns import MOST_EXPERIMENTS, Campaigns
 from envs.simulator.pool import Pool
 
+from .arms import Arms, Surroundings
 from .head import Head
 from .policy import Policy
 from .posterior import ArmNetwork, best_bets, odds_of
-from .worth import worth_per_minute
+from .worth import worth_of
 
 Chooser: TypeAlias = Callable[[Campaigns], torch.Tensor]
 """From campaigns to one action for each, int64, shape (B,)."""
@@ -123,8 +124,9 @@ def randomly(seed: int) -> Chooser:
 
 def knowing(campaigns: Campaigns) -> torch.Tensor:
     """The oracle: knows which arms would show a weakness now, and takes the best bet."""
-    seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
-    worth = worth_per_minute(seen, campaigns.would_show().float().view(seen["arms"].shape[:4])).flatten(1)
+    state, allowed = campaigns.state, campaigns.masks()[:, :-1]
+    truth = campaigns.would_show().float().view(state.available.shape)
+    worth = worth_of(state.components, Arms(state.arms, state.history), truth).flatten(1)
     return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
 
 
@@ -138,7 +140,7 @@ def greedily(network: ArmNetwork, *, learns: bool = False) -> Chooser:
     head = Head() if learns else None
 
     def choose(campaigns: Campaigns) -> torch.Tensor:
-        return best_bets(network, encoding.seen(campaigns.state), campaigns.masks(), head)
+        return best_bets(network, Surroundings.on(campaigns), campaigns.masks(), head)
 
     return choose
 
@@ -151,13 +153,12 @@ def statically(network: ArmNetwork) -> Chooser:
     first: dict[int, torch.Tensor] = {}
 
     def choose(campaigns: Campaigns) -> torch.Tensor:
-        seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
+        around, allowed = Surroundings.on(campaigns), campaigns.masks()[:, :-1]
         if not first or bool((campaigns.experiments == 0).all()):
-            first[0] = odds_of(network, seen, allowed)
-        tried = seen["arms"][..., encoding.OBSERVED_ARM.index("tried")].flatten(1)
-        showed = seen["arms"][..., encoding.OBSERVED_ARM.index("weakness")].flatten(1)
+            first[0] = odds_of(network, around, allowed)
+        tried, showed = (around.arms.known(name).flatten(1) for name in ("tried", "weakness"))
         odds = torch.where((tried > 0) & (showed == 0), 0.01 * first[0], first[0])
-        worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten(1)
+        worth = worth_of(around.components, around.arms, odds.view(campaigns.state.available.shape)).flatten(1)
         return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
 
     return choose

@@ -7,11 +7,14 @@ described by the same numbers. Shapes: B clusters, C components, K fault kinds, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from envs.encoding import BUDGET_FEATURES, COMPONENT_FEATURES, FAMILIES, OBSERVED_ARM, ROLES
+from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, FAMILIES, OBSERVED_ARM, ROLES
+from envs.history import BY_KIND, COLUMN, as_seen
+from envs.simulator.campaigns import Campaigns
 
 _AROUND: Final = (
     "weaker_showed",
@@ -39,58 +42,135 @@ _AROUND: Final = (
 ARM_INPUTS: Final = (*COMPONENT_FEATURES, *OBSERVED_ARM, *BUDGET_FEATURES, *_AROUND)
 
 _ROLES = len(ROLES) + 1
-_C = {name: index for index, name in enumerate(OBSERVED_ARM)}
+_OF_KINDS = ("weakness", "resilient", "confirmed", "effect_last")
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """What is seen of every arm, put together only where it is asked for: all of it is large.
+
+    Attributes:
+        attributes: of kinds and levels, shape (K, L, len(ARM_FEATURES)).
+        history: of every arm, shape (B, C, K, L, len(HISTORY_FEATURES)).
+        now_h: the campaigns' clocks where the history is as it is kept, None where it is as it is seen; see
+            `envs.history.as_seen`.
+    """
+
+    attributes: torch.Tensor
+    history: torch.Tensor
+    now_h: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, seen: Mapping[str, torch.Tensor]) -> Arms:
+        """Returns the arms of an observation with a batch dimension; see `envs.encoding.seen`."""
+        arms = seen["arms"]
+        return cls(arms[0, 0, ..., : len(ARM_FEATURES)], arms[..., len(ARM_FEATURES) :])
+
+    @property
+    def family(self) -> torch.Tensor:
+        """Of every kind, one hot, shape (K, families)."""
+        return self.attributes[:, 0, : len(FAMILIES)]
+
+    def attribute(self, name: str) -> torch.Tensor:
+        """Returns an attribute of every kind and level, shape (K, L)."""
+        return self.attributes[..., ARM_FEATURES.index(name)]
+
+    def known(self, name: str) -> torch.Tensor:
+        """Returns a number of every arm's history but how long ago it was, shape (B, C, K, L)."""
+        return self.history[..., COLUMN[name]]
+
+    def rows(self, rows: torch.Tensor, arms: torch.Tensor) -> torch.Tensor:
+        """Returns all that is seen of chosen arms, shape (N, len(OBSERVED_ARM)); see `Surroundings.inputs`."""
+        b, c, k, levels, _ = self.history.shape
+        chosen = self.history.reshape(b, c * k * levels, -1)[rows, arms]
+        if self.now_h is not None:
+            chosen = as_seen(chosen, self.now_h[rows])
+        return torch.cat([self.attributes.flatten(0, 1)[arms % (k * levels)], chosen], dim=-1)
 
 
 class Surroundings:
     """Everything that arms of a batch share, computed once per observation.
+
+    Attributes:
+        components: features, shape (B, C, len(COMPONENT_FEATURES)).
+        arms: what is seen of every arm.
 
     Args:
         seen: an observation with a batch dimension; see `envs.encoding.seen`.
     """
 
     def __init__(self, seen: Mapping[str, torch.Tensor]) -> None:
-        self.components, self.graph, self.arms, self.budget = (
-            seen[name] for name in ("components", "graph", "arms", "budget")
-        )
-        role = self.components[..., :_ROLES]
+        arms = Arms.of(seen)
+        kinds = {name: arms.known(name).sum(-1) for name in ("weakness", "resilient")}
+        kinds |= {name: arms.known(name).amax(-1) for name in ("confirmed", "effect_last")}
+        lately = 1.0 - arms.known("minutes_since").amin((-1, -2))
+        self._fill(seen["components"], seen["graph"], seen["budget"], arms, kinds, lately)
+
+    @classmethod
+    def on(cls, campaigns: Campaigns) -> Surroundings:
+        """Returns the same of simulated campaigns, by what they keep up to date; valid until their next step."""
+        around = cls.__new__(cls)
+        state = campaigns.state
+        kinds = {name: campaigns.by_kind[..., BY_KIND.index(name)] for name in _OF_KINDS}
+        ago_h = torch.where(campaigns.hit_at_h < 0.0, 1.0, state.now_h[:, None] - campaigns.hit_at_h)
+        arms = Arms(state.arms, state.history, state.now_h)
+        lately = 1.0 - ago_h.clamp(max=1.0)
+        around._fill(state.components, state.graph, state.budget.clamp(0.0, 1.0), arms, kinds, lately)
+        return around
+
+    def _fill(
+        self,
+        components: torch.Tensor,
+        graph: torch.Tensor,
+        budget: torch.Tensor,
+        arms: Arms,
+        kinds: Mapping[str, torch.Tensor],
+        lately: torch.Tensor,
+    ) -> None:
+        """Computes what is shared.
+
+        Args:
+            components: see above.
+            graph: 1 where the row's component depends on the column's, shape (B, C, C).
+            budget: shape (B, len(BUDGET_FEATURES)).
+            arms: see above.
+            kinds: what is known of kinds on components, all levels together, shape (B, C, K) each.
+            lately: how lately components were hit, 1 just now and 0 an hour ago, shape (B, C).
+        """
+        self.components, self.arms, self._budget = components, arms, budget
+        role = components[..., :_ROLES]
         inside = role.sum(-1)
-        family = self.arms[0, 0, :, 0, : len(FAMILIES)]  # (K, families)
-        weak, resilient, confirmed, effect = (
-            self.arms[..., _C[name]] for name in ("weakness", "resilient", "confirmed", "effect_last")
-        )
-        kinds = {"weak": weak.sum(-1), "resilient": resilient.sum(-1), "confirmed": confirmed.amax(-1)}  # (B, C, K)
-        in_role = {name: _among_others(role, of) for name, of in kinds.items()}
-        in_family = {name: (kinds[name] @ family) @ family.T - kinds[name] for name in ("weak", "resilient")}
-        here = {name: of.sum(-1, keepdim=True) for name, of in kinds.items()}  # (B, C, 1)
-        of_kind = {name: kinds[name].sum(1, keepdim=True) - kinds[name] for name in ("weak", "resilient")}
+        family = arms.family
+        weak, resilient, confirmed = (kinds[name] for name in ("weakness", "resilient", "confirmed"))
+        in_role = {name: _among_others(role, kinds[name]) for name in ("weakness", "resilient", "confirmed")}
+        in_family = {name: (kinds[name] @ family) @ family.T - kinds[name] for name in ("weakness", "resilient")}
+        weak_here, resilient_here, confirmed_here = (of.sum(-1, keepdim=True) for of in (weak, resilient, confirmed))
         size = inside.sum(1)[:, None, None].clamp(min=1.0)
-        degree = self.graph.sum(-1).clamp(min=1.0)[..., None]
-        in_degree = self.graph.sum(1).clamp(min=1.0)[..., None]
-        lately = 1.0 - self.arms[..., _C["minutes_since"]].amin((-1, -2))
-        shape = kinds["weak"].shape
+        degree = graph.sum(-1).clamp(min=1.0)[..., None]
+        in_degree = graph.sum(1).clamp(min=1.0)[..., None]
         per_kind = [
-            effect.amax(-1),
-            in_role["weak"],
+            kinds["effect_last"],
+            in_role["weakness"],
             in_role["resilient"],
             in_role["confirmed"].clamp(max=1.0),
-            in_family["weak"],
+            in_family["weakness"],
             in_family["resilient"],
-            here["weak"],
-            here["resilient"],
-            here["confirmed"],
-            of_kind["weak"],
-            of_kind["resilient"],
-            8.0 * here["weak"].sum(1, keepdim=True) / size,
-            8.0 * here["resilient"].sum(1, keepdim=True) / size,
-            self.graph @ here["weak"] / degree,
-            self.graph.transpose(1, 2) @ here["weak"] / in_degree,
-            (self.graph * lately[:, None, :]).amax(-1)[..., None],
+            weak_here,
+            resilient_here,
+            confirmed_here,
+            weak.sum(1, keepdim=True) - weak,
+            resilient.sum(1, keepdim=True) - resilient,
+            8.0 * weak_here.sum(1, keepdim=True) / size,
+            8.0 * resilient_here.sum(1, keepdim=True) / size,
+            graph @ weak_here / degree,
+            graph.transpose(1, 2) @ weak_here / in_degree,
+            (graph * lately[:, None, :]).amax(-1)[..., None],
             inside.sum(1)[:, None, None].log2() / 6.0,
         ]
-        self._per_kind = torch.stack([of.expand(shape) for of in per_kind], dim=-1)  # (B, C, K, …)
-        below = weak.cumsum(-1) - weak
-        above = resilient.flip(-1).cumsum(-1).flip(-1) - resilient
+        self._per_kind = torch.stack([of.expand(weak.shape) for of in per_kind], dim=-1)  # (B, C, K, …)
+        weak_at, resilient_at = arms.known("weakness"), arms.known("resilient")
+        below = weak_at.cumsum(-1) - weak_at
+        above = resilient_at.flip(-1).cumsum(-1).flip(-1) - resilient_at
         self._per_level = torch.stack([below, above], dim=-1)  # (B, C, K, L, 2)
 
     def inputs(self, rows: torch.Tensor, arms: torch.Tensor) -> torch.Tensor:
@@ -103,13 +183,13 @@ class Surroundings:
         Returns:
             Shape (N, len(ARM_INPUTS)).
         """
-        _, kinds, levels = self.arms.shape[1:4]
+        kinds, levels = self.arms.history.shape[2:4]
         component, rest = arms // (kinds * levels), arms % (kinds * levels)
         kind, level = rest // levels, rest % levels
         parts = (
             self.components[rows, component],
-            self.arms[rows, component, kind, level],
-            self.budget[rows],
+            self.arms.rows(rows, arms),
+            self._budget[rows],
             self._per_level[rows, component, kind, level],
             self._per_kind[rows, component, kind],
         )

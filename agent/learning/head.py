@@ -11,12 +11,13 @@ Shapes: B clusters, C components, K fault kinds, L levels, A = C * K * L arms, F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import torch
 
-from envs.encoding import FAMILIES, OBSERVED_ARM, ROLES
+from envs.encoding import FAMILIES, ROLES
+
+from .arms import Surroundings
 
 _ROLES = len(ROLES) + 1
 HEAD_FEATURES: Final = ("any", *ROLES, "other", *FAMILIES)
@@ -24,7 +25,6 @@ HEAD_FEATURES: Final = ("any", *ROLES, "other", *FAMILIES)
 PRIOR_SD: Final = 0.5
 """How far a cluster's log-odds are off, beforehand; chosen on simulated clusters that no comparison uses."""
 
-_C = {name: index for index, name in enumerate(OBSERVED_ARM)}
 _LARGEST = 12.0
 
 
@@ -39,25 +39,26 @@ class Head:
         self._prior_sd = prior_sd
         self._mean = self._covariance = self._roles = self._odds = self._told = torch.empty(0)
 
-    def corrected(self, seen: Mapping[str, torch.Tensor], odds: torch.Tensor) -> torch.Tensor:
+    def corrected(self, around: Surroundings, odds: torch.Tensor) -> torch.Tensor:
         """Learns from what has been told since the last look, and returns corrected odds, shape (B, A).
 
         Args:
-            seen: an observation with a batch dimension; what was told before the first one is the network's business.
+            around: what is seen; what was told before the first look is the network's business.
             odds: of the network, shape (B, A); 0 stays 0.
         """
-        told = torch.stack([seen["arms"][..., _C[name]].flatten(1) for name in ("weakness", "resilient")], dim=-1)
-        of_component, of_kind = _features(seen)
+        arms = around.arms
+        told = torch.stack([arms.known(name).flatten(1) for name in ("weakness", "resilient")], dim=-1)
+        of_component, of_kind = around.components[..., :_ROLES], arms.family
         if self._is_new(of_component, told):
             b, size = len(odds), len(HEAD_FEATURES)
             self._mean = torch.zeros((b, size), device=odds.device)
             self._covariance = (self._prior_sd**2 * torch.eye(size, device=odds.device)).repeat(b, 1, 1)
         else:
-            self._learn(seen, told - self._told)
+            self._learn(of_component, of_kind, told - self._told)
         self._roles, self._odds, self._told = of_component, odds, told
-        b, c, k, levels, _ = seen["arms"].shape
+        b, c, k, levels, _ = arms.history.shape
         any_, roles, families = self._mean[:, :1], self._mean[:, 1 : 1 + _ROLES], self._mean[:, 1 + _ROLES :]
-        shift = (of_component @ roles[..., None]).view(b, c, 1, 1) + (of_kind @ families[..., None]).view(b, 1, k, 1)
+        shift = (of_component @ roles[..., None]).view(b, c, 1, 1) + (families @ of_kind.T).view(b, 1, k, 1)
         shift = (shift + any_.view(b, 1, 1, 1)).expand(b, c, k, levels).flatten(1)
         return torch.where(odds > 0, (_logit(odds) + shift).sigmoid(), odds)
 
@@ -67,15 +68,16 @@ class Head:
             return True
         return bool((told < self._told).any())
 
-    def _learn(self, seen: Mapping[str, torch.Tensor], news: torch.Tensor) -> None:
+    def _learn(self, of_component: torch.Tensor, of_kind: torch.Tensor, news: torch.Tensor) -> None:
         """Learns from every arm of which more is known, one of each cluster after the other.
 
         Args:
-            seen: what is seen now.
+            of_component: roles of components, shape (B, C, roles).
+            of_kind: families of kinds, shape (K, families).
             news: how many more were told to be weak and resilient, shape (B, A, 2).
         """
-        kinds, levels = seen["arms"].shape[2:4]
-        of_component, of_kind = _features(seen)
+        kinds = len(of_kind)
+        levels = news.shape[1] // (of_component.shape[1] * kinds)
         row = torch.arange(len(news), device=news.device)
         left = (news > 0).any(-1) & (self._odds > 0)
         while bool(left.any()):
@@ -85,7 +87,7 @@ class Head:
                 [
                     torch.ones_like(self._mean[:, :1]),
                     of_component[row, arm // (kinds * levels)],
-                    of_kind[row, arm // levels % kinds],
+                    of_kind[arm // levels % kinds],
                 ],
                 dim=1,
             )
@@ -102,11 +104,6 @@ class Head:
         self._mean = self._mean + (gain * (showed - p))[:, None] * spread
         shrink = (gain * information)[:, None, None] * spread[:, :, None] * spread[:, None, :]
         self._covariance = self._covariance - shrink
-
-
-def _features(seen: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns roles of components, shape (B, C, roles), and families of kinds, shape (B, K, families)."""
-    return seen["components"][..., :_ROLES], seen["arms"][:, 0, :, 0, : len(FAMILIES)]
 
 
 def _logit(odds: torch.Tensor) -> torch.Tensor:

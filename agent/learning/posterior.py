@@ -7,8 +7,6 @@ learns on simulated clusters, whose truth is known (`agent.learning.train`), and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,7 +17,7 @@ from actuators.errors import BadInput
 from .arms import ARM_INPUTS, Surroundings
 from .head import Head
 from .policy import Mask, Observation
-from .worth import worth_per_minute
+from .worth import worth_of
 
 
 class ArmNetwork(nn.Module):
@@ -46,12 +44,12 @@ class ArmNetwork(nn.Module):
         return odds
 
 
-def odds_of(network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+def odds_of(network: ArmNetwork, around: Surroundings, masks: torch.Tensor) -> torch.Tensor:
     """Returns how likely arms are weak; 0 where they are masked.
 
     Args:
         network: knows.
-        seen: an observation with a batch dimension.
+        around: what is seen.
         masks: of arms, without `stop`, shape (B, A), bool.
 
     Returns:
@@ -59,26 +57,24 @@ def odds_of(network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.
     """
     rows, arms = masks.nonzero(as_tuple=True)
     odds = torch.zeros(masks.shape, device=masks.device)
-    odds[rows, arms] = network(Surroundings(seen).inputs(rows, arms)).sigmoid()
+    odds[rows, arms] = network(around.inputs(rows, arms)).sigmoid()
     return odds
 
 
-def best_bets(
-    network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.Tensor, head: Head | None = None
-) -> torch.Tensor:
+def best_bets(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, head: Head | None = None) -> torch.Tensor:
     """Returns for every cluster the arm that is worth most per minute, int64, shape (B,); `stop` where none is allowed.
 
     Args:
         network: knows how likely arms are weak.
-        seen: an observation with a batch dimension.
+        around: what is seen.
         masks: of all actions, shape (B, A + 1), bool.
         head: corrects what the network thinks of these clusters; learns from what is seen.
     """
     allowed = masks[:, :-1]
-    odds = odds_of(network, seen, allowed)
+    odds = odds_of(network, around, allowed)
     if head is not None:
-        odds = head.corrected(seen, odds)
-    worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten(1)
+        odds = head.corrected(around, odds)
+    worth = worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4])).flatten(1)
     best = worth.masked_fill(~allowed, -1.0).argmax(1)
     return torch.where(allowed.any(1), best, masks.shape[1] - 1)
 
@@ -101,12 +97,13 @@ class PosteriorPolicy:
             BadInput: the observation holds something that is no number.
         """
         seen, masks = batch_of_one(observation, mask)
-        return int(best_bets(self._network, seen, masks, self._head)[0])
+        return int(best_bets(self._network, Surroundings(seen), masks, self._head)[0])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
-        odds = self._head.corrected(seen, odds_of(self._network, seen, masks[:, :-1]))
+        around = Surroundings(seen)
+        odds = self._head.corrected(around, odds_of(self._network, around, masks[:, :-1]))
         believed: npt.NDArray[np.float64] = odds[0].double().numpy()
         return believed
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from envs import encoding
-from envs.encoding import OBSERVED_ARM
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import Pool
 
 from .arms import Surroundings
 from .posterior import ArmNetwork
-from .worth import worth_per_minute
+from .worth import worth_of
 
 _TRIED_WEIGH = 16.0
 """How much more often arms that were tried are learnt from: whether to try one again is decided every time."""
@@ -88,16 +86,15 @@ def taught(pool: Pool, lessons: Lessons, tell: Callable[[Progress], None] = lamb
     campaigns = Campaigns(pool, lessons.batch, seed=lessons.seed + 2, budget_min=lessons.budget_min)
     loss_sum, found, ended, since_s, told = 0.0, 0.0, 0.0, time.monotonic(), 0
     for step in range(1, lessons.steps + 1):
-        seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
-        around = Surroundings(seen)
-        rows, arms = _some(allowed, seen, lessons.arms, random)
+        around, allowed = Surroundings.on(campaigns), campaigns.masks()[:, :-1]
+        rows, arms = _some(allowed, around, lessons.arms, random)
         labels = campaigns.would_show()[rows, arms].float()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(network(around.inputs(rows, arms)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        outcome = campaigns.step(_choices(network, seen, around, allowed, lessons.strays, random))
+        outcome = campaigns.step(_choices(network, around, allowed, lessons.strays, random))
         loss_sum += float(loss.detach())
         found += float((outcome.found > 0).sum())
         ended += float(outcome.over.sum())
@@ -109,11 +106,11 @@ def taught(pool: Pool, lessons: Lessons, tell: Callable[[Progress], None] = lamb
 
 
 def _some(
-    allowed: torch.Tensor, seen: Mapping[str, torch.Tensor], arms: int, random: torch.Generator
+    allowed: torch.Tensor, around: Surroundings, arms: int, random: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws some allowed arms of every cluster that has any; those that were tried are few, and drawn more often."""
     which = allowed.any(1).nonzero().squeeze(1)
-    tried = seen["arms"][..., OBSERVED_ARM.index("tried")].flatten(1) > 0
+    tried = around.arms.known("tried").flatten(1) > 0
     odds = allowed.float() * torch.where(tried, _TRIED_WEIGH, 1.0)
     drawn = torch.multinomial(odds[which], arms, replacement=True, generator=random)
     return which.repeat_interleave(arms), drawn.flatten()
@@ -122,7 +119,6 @@ def _some(
 @torch.no_grad()
 def _choices(
     network: ArmNetwork,
-    seen: dict[str, torch.Tensor],
     around: Surroundings,
     allowed: torch.Tensor,
     strays: float,
@@ -132,7 +128,8 @@ def _choices(
     rows, arms = allowed.nonzero(as_tuple=True)
     odds = torch.zeros(allowed.shape, device=allowed.device)
     odds[rows, arms] = network(around.inputs(rows, arms)).sigmoid()
-    worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten(1).masked_fill(~allowed, -1.0)
+    worth = worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4])).flatten(1)
+    worth = worth.masked_fill(~allowed, -1.0)
     best = worth.argmax(1)
     any_allowed = torch.multinomial(allowed.float() + 1e-12, 1, generator=random).squeeze(1)
     stray = torch.rand(len(best), generator=random, device=best.device) < strays

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM, ROLES
+from envs.encoding import COMPONENT_FEATURES, ROLES
+
+from .arms import Arms
 
 OVERHEAD_MIN = 0.5
 """What an experiment costs beside the time in force: reference and post windows, recovery."""
@@ -16,8 +18,6 @@ _SIBLING_WORTH = 0.05
 
 _AGAIN = 0.9
 """Odds that an arm that was weak once is so again."""
-
-_C = {name: index for index, name in enumerate(OBSERVED_ARM)}
 
 
 def worth_per_minute(
@@ -36,10 +36,13 @@ def worth_per_minute(
     Returns:
         Severity per minute, shape (B, C, K, L).
     """
-    arms, components = seen["arms"], seen["components"]
-    weak, evidence, confirmed, duration = (
-        arms[..., _C[name]] for name in ("weakness", "evidence", "confirmed", "duration_min")
-    )
+    return worth_of(seen["components"], Arms.of(seen), odds, another_kind=another_kind)
+
+
+def worth_of(components: torch.Tensor, arms: Arms, odds: torch.Tensor, *, another_kind: float = 1.0) -> torch.Tensor:
+    """Returns the same for what is seen in parts; see `arms.Surroundings`."""
+    weak, evidence, confirmed = (arms.known(name) for name in ("weakness", "evidence", "confirmed"))
+    duration = arms.attribute("duration_min")
     dependents = components[..., COMPONENT_FEATURES.index("dependents_share")]
     severity = 0.5 + 0.5 * dependents[..., None, None]
     # Evidence is measured in confirmations; each replicate that shows the weakness again adds about half of one.

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from envs.simulator.campaigns import Campaigns
 
 from ..arena import Chooser
+from ..arms import Surroundings
 from ..policy import Mask, Observation
 from ..posterior import batch_of_one, odds_of
 from .set_policy import SetPolicy
@@ -58,7 +59,9 @@ class PpoPolicy:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
         if self._network.teacher_hidden is not None:
-            known: npt.NDArray[np.float64] = odds_of(self._network.teacher, seen, masks[:, :-1])[0].double().numpy()
+            known: npt.NDArray[np.float64] = (
+                odds_of(self._network.teacher, Surroundings(seen), masks[:, :-1])[0].double().numpy()
+            )
             return known
         looks = self._network.looks_at(seen, masks)
         _, components, per_component = looks.open.shape

@@ -17,14 +17,14 @@ from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
-from envs import encoding
 from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, arm_attributes
 from envs.history import BY_KIND, HISTORY_FEATURES
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import KINDS
 
+from ..arms import Surroundings
 from ..posterior import ArmNetwork, odds_of
-from ..worth import worth_per_minute
+from ..worth import worth_of
 from .looks import STATS, Kept, Looks, looks_at, looks_on
 
 _ROLES = len(ROLES) + 1
@@ -158,20 +158,19 @@ class SetPolicy(MaskableActorCriticPolicy):
         looks = looks_on(campaigns)
         if self.teacher_hidden is None:
             return looks
-        return looks._replace(bets=self._bets(encoding.seen(campaigns.state), looks))
+        return looks._replace(bets=self._bets(Surroundings.on(campaigns), looks))
 
     def looks_at(self, seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None) -> Looks:
         """Returns what the policy looks at in what is seen; see `looks.looks_at`."""
         looks = looks_at(seen, masks)
         if self.teacher_hidden is None:
             return looks
-        return looks._replace(bets=self._bets(seen, looks))
+        return looks._replace(bets=self._bets(Surroundings(seen), looks))
 
     @torch.no_grad()
-    def _bets(self, seen: Mapping[str, torch.Tensor], looks: Looks) -> torch.Tensor:
-        shape = seen["arms"].shape[:4]
-        odds = odds_of(self.teacher, seen, looks.open.flatten(1))
-        worth = worth_per_minute(seen, odds.view(shape)).view(looks.open.shape).masked_fill(~looks.open, 0.0)
+    def _bets(self, around: Surroundings, looks: Looks) -> torch.Tensor:
+        odds = odds_of(self.teacher, around, looks.open.flatten(1)).view(around.arms.history.shape[:4])
+        worth = worth_of(around.components, around.arms, odds).view(looks.open.shape).masked_fill(~looks.open, 0.0)
         bets = worth.clamp(min=_LEAST_WORTH).log()
         return bets - bets.amax((1, 2), keepdim=True)
 
