@@ -188,6 +188,16 @@ class Journal:
         """Returns the injections whose absence nobody could observe, newest first."""
         return [injection for injection, state in self._standing() if state == LEAKED]
 
+    def is_settled(self, injection: Injection) -> bool:
+        """Tells whether an injection is clean and no act of it can still be on its way.
+
+        Its agent had said that it was applied before anybody began to take it out: the act was over by then.
+        """
+        rows = self._db.execute("SELECT event FROM entries WHERE injection = ? ORDER BY seq", (injection.id,))
+        events = [event for (event,) in rows]
+        before = events[: events.index(REVERTING)] if REVERTING in events else events
+        return APPLIED in before and events[-1] == CLEAN
+
     def entries(self, after_seq: int = 0) -> Iterator[Entry]:
         """Yields the journal in the order of writing, from behind `after_seq` on."""
         rows = self._db.execute(

@@ -2,7 +2,8 @@
 
 It learns of a death at once (the agent's end of a pipe closes) and of a hang by the lease. It keeps every record until
 its deadline plus a grace, and looks again then: an agent that was frozen between its last check and its act may wake up
-late and apply what was reverted before.
+late and apply what was reverted before. Where the act was over before the undo began, nothing can come late, and nobody
+looks: the next fault of the same kind may be in force by then, and the platform may have moved on.
 
 An agent may also have been frozen while it held a lock on journal or lease. Faults are taken out all the same; what
 could not be written down is written at a later look.
@@ -72,7 +73,7 @@ class Watchdog:
         recover(self._journal, self._actuators, self._lever, _BY, "the agent is dead")
         for injection in self._seen.values():
             # Reverted before, and then the agent may have woken up, acted, and died before it could say so.
-            if not self._is_clean(injection):
+            if not self._is_settled(injection) and not self._is_clean(injection):
                 take_out(injection, self._actuators, self._journal, self._lever, _BY, "found after the agent's death")
 
     def look(self) -> None:
@@ -85,7 +86,7 @@ class Watchdog:
         for injection in list(self._seen.values()):
             if injection.expires_at.after(self._grace_s).reached(self._clock.now()):
                 del self._seen[injection.id]
-                if injection in still_open or not self._is_clean(injection):
+                if injection in still_open or not (self._is_settled(injection) or self._is_clean(injection)):
                     reason = "its deadline and grace have passed"
                     take_out(injection, self._actuators, self._journal, self._lever, _BY, reason)
         if self._must_fence:
@@ -100,6 +101,12 @@ class Watchdog:
     def _agent_is_gone(self) -> bool:
         readable, _, _ = select.select([self._pipe], [], [], self._poll_s)
         return bool(readable) and os.read(self._pipe, 1) == b""
+
+    def _is_settled(self, injection: Injection) -> bool:
+        try:
+            return self._journal.is_settled(injection)
+        except sqlite3.Error:  # nobody can tell: look
+            return False
 
     def _is_clean(self, injection: Injection) -> bool:
         actuator = self._actuators[injection.fault.kind.partition(".")[0]]

@@ -48,9 +48,14 @@ def watchdog(pipe, journal, actuator, lever, tmp_path, clock):
     lease.close()
 
 
-def applied(journal, actuator, clock, name="i1") -> Injection:
+def intended(journal, clock, name="i1") -> Injection:
     injection = Injection(name, FAULT, {}, clock.now(), clock.now().after(FAULT.duration_s), 1)
     journal.intend(injection)
+    return injection
+
+
+def applied(journal, actuator, clock, name="i1") -> Injection:
+    injection = intended(journal, clock, name)
     actuator.inject(injection)
     journal.mark(injection, "applied")
     return injection
@@ -83,13 +88,41 @@ def test_a_hung_agent_is_fenced_and_its_faults_are_reverted(watchdog, journal, a
 
 def test_an_agent_that_wakes_up_late_and_acts_is_reverted_again(watchdog, journal, actuator, clock, lease):
     """Frozen between its last check and its act: the record is clean in the journal, and the fault is in force."""
-    injection = applied(journal, actuator, clock)
+    injection = intended(journal, clock)
     clock.advance(5.1)
     watchdog.look()
     actuator.inject(injection)
     clock.advance(10.0)
     watchdog.look()
     assert actuator.in_force == set()
+
+
+def test_an_agent_that_wakes_up_late_acts_and_dies_is_reverted_again(watchdog, pipe, journal, actuator, clock, lease):
+    injection = intended(journal, clock)
+    clock.advance(5.1)
+    watchdog.look()
+    actuator.inject(injection)
+    os.close(pipe["write"])
+    watchdog.run()
+    assert actuator.in_force == set()
+
+
+def test_where_the_act_was_over_before_the_undo_nobody_looks_again(watchdog, journal, actuator, clock, lease):
+    """The next fault of the same kind looks like this one, and the platform may have moved on."""
+    injection = applied(journal, actuator, clock)
+    watchdog.look()
+    actuator.revert(injection)
+    for state in ("reverting", "reverted", "clean"):
+        journal.mark(injection, state)
+    actuator.inject(injection)  # stands for whatever looks the same
+    clock.advance(4.0)
+    lease.renew()
+    for _ in range(16):
+        clock.advance(1.0)
+        lease.renew()
+        watchdog.look()
+    assert actuator.in_force == {"i1"}
+    assert list(journal.entries())[-1].event == "clean"
 
 
 def test_what_outlives_its_deadline_and_grace_is_reverted_even_from_a_living_agent(
