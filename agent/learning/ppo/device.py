@@ -137,7 +137,8 @@ class DevicePPO(MaskablePPO):
         critic_first: rollouts from which only the value is learnt: a policy that was taught otherwise loses what it
             knows to the advantages of a critic that knows nothing.
         hurries: whether a weakness pays by the share of the budget that is left when it is confirmed, which is its part
-            of the area under the discovery curve; in full otherwise.
+            of the area under the discovery curve, and experiments cost nothing but the time that they take; in full,
+            less what experiments cost, otherwise. Whoever pays twice for minutes learns to stop before they are over.
         kwargs: of `MaskablePPO`.
     """
 
@@ -189,7 +190,7 @@ class DevicePPO(MaskablePPO):
                 rollout_buffer.chose(kept, actions, values, log_prob, weak & kept.open)
                 left = campaigns.state.budget[:, _LEFT].clone()
                 step = campaigns.step(actions)
-                reward = step.reward - (1.0 - left) * step.found if self._hurries else step.reward
+                reward = left * step.found if self._hurries else step.reward
                 rollout_buffer.came(reward, step.over)
                 self._earned += reward
                 self._lasted += 1
