@@ -61,16 +61,16 @@ class Practice:
     steps: int = 6400
     batch: int = 512
     rollout: int = 32
-    minibatch: int = 2048
-    epochs: int = 3
-    critic_first: int = 6
-    rate: float = 5e-4
+    minibatch: int = 1024
+    epochs: int = 6
+    critic_first: int = 3
+    rate: float = 1e-3
     leash: float = 0.01
     discount: float = 0.99
     clip: float = 0.15
     hurries: bool = True
     hidden: int = 32
-    judged_every: int = 10
+    judged_every: int = 5
     budget_min: tuple[float, float] = (10.0, 60.0)
     seed: int = 0
 
