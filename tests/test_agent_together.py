@@ -27,6 +27,7 @@ from agent.learning.ppo.together import Group, practised_together
 from agent.settings import PACKAGED
 from envs.simulator.structure import Generator
 from tests.test_agent_cli import backburn, refused
+from tests.training_group import PRACTICE
 
 FACTORS = (1.0, 5.0)
 
@@ -123,8 +124,8 @@ def test_who_is_lost_comes_back_and_the_curve_goes_on_where_it_was(tmp_path):
         it.until(r"step 96/96")
         it.until("^done")
         assert it.process.wait(60.0) == 0
-    curves = sorted(folder.glob("log-*/progress.csv"), key=lambda path: int(path.parent.name.removeprefix("log-")))
-    assert len(curves) == 3
+    begun = {0, after * PRACTICE.batch, again * PRACTICE.batch}
+    assert {path.parent.name for path in folder.glob("log-*/progress.csv")} == {f"log-{steps}" for steps in begun}
     assert [path.name for path in folder.glob("ray-folder")] == []
     assert [process for process in psutil.process_iter() if str(folder) in " ".join(_command(process))] == []
 
