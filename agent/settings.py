@@ -84,8 +84,8 @@ class CampaignSettings(_Section):
     """Most experiments that the policy may choose; no limit but the minutes if absent."""
 
     policy: str = "thompson"
-    """`random`, `round_robin`, `ucb`, `genetic`, `incident`, `thompson`, `posterior`, the path of a policy that
-    `backburn train` wrote (.safetensors), or of a file of incidents (.yaml)."""
+    """`random`, `round_robin`, `ucb`, `genetic`, `incident`, `thompson`, `posterior`, `ppo`, the path of a policy
+    that `backburn train` wrote (.safetensors), or of a file of incidents (.yaml)."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds every random choice of the campaign."""

@@ -94,6 +94,7 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
         "incident": lambda: IncidentPolicy(incidents_in(PACKAGED / "incidents.yaml"), random),
         "thompson": lambda: FlooredPolicy(ThompsonPolicy(random)),
         "posterior": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "posterior.safetensors")),
+        "ppo": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "ppo.safetensors")),
     }
     if name.endswith(".safetensors"):
         return FlooredPolicy(policy_in(Path(name)))

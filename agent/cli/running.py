@@ -24,7 +24,8 @@ def run(
     budget_min: Annotated[float | None, typer.Option(help="Minutes from the first gate to the last revert.")] = None,
     experiments: Annotated[int | None, typer.Option(help="Most experiments that the policy may choose.")] = None,
     policy: Annotated[
-        str | None, typer.Option(help="random, round_robin, ucb, genetic, incident, thompson, posterior, or a file.")
+        str | None,
+        typer.Option(help="random, round_robin, ucb, genetic, incident, thompson, posterior, ppo, or a file."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
