@@ -29,7 +29,7 @@ _END_WITHIN_S = 10.0
 
 @contextmanager
 def local_ray(folder: Path, cpus: int, gpus: int) -> Iterator[None]:
-    """Starts Ray and ends all of it.
+    """Starts Ray and ends all of it; once in a process, for Ray keeps its first secret and folder.
 
     Args:
         folder: of the training; remembers where Ray's files are.

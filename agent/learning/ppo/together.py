@@ -169,7 +169,9 @@ def _fitted(group: Group, settings: Mapping[str, Any], folder: Path) -> Path:
     try:
         result = trainer.fit()
     except Exception as error:  # its own error holds those of all workers, of any type
-        raise BackburnError(f"training failed {_RESTARTS + 1} times: {str(error).strip().splitlines()[-1]}") from error
+        raise BackburnError(
+            f"training failed, in spite of up to {_RESTARTS} restarts: {str(error).strip().splitlines()[-1]}"
+        ) from error
     if result.checkpoint is None:
         raise BackburnError(f"training left no checkpoint in {folder}")
     return Path(result.checkpoint.path)
