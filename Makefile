@@ -11,7 +11,7 @@ run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a 
 
 test: $(INSTALLED)  ## all tests but those that start the embedded cluster again and again
 	@# Two at a time what only computes, then one at a time what measures. Exit 5: ARGS has chosen none of them.
-	@$(BIN)/pytest -m "not staging and not crashes and not alone" -n 2 $(ARGS); two=$$?; \
+	@$(BIN)/pytest -m "not staging and not crashes and not alone" -n 2 --dist worksteal $(ARGS); two=$$?; \
 	$(BIN)/pytest -m "alone and not staging and not crashes" $(ARGS); one=$$?; \
 	for code in $$two $$one; do [ $$code -eq 0 ] || [ $$code -eq 5 ] || exit $$code; done; \
 	[ $$two$$one != 55 ] || exit 5

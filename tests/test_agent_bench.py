@@ -9,7 +9,7 @@ import pytest
 
 from actuators.catalogue import kind_of
 from agent.bench.__main__ import Memory, measured
-from agent.bench.drill import Ban, answered, timeline
+from agent.bench.drilled import Ban, answered, timeline
 from agent.bench.halts import calm, figures, halted, undone_faults
 from agent.settings import load
 from safety.journal import Entry
