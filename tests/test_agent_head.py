@@ -7,6 +7,8 @@ import torch
 
 from agent.learning.arms import Surroundings
 from agent.learning.head import HEAD_FEATURES, Head
+from agent.learning.posterior import ArmNetwork, PosteriorPolicy
+from agent.learning.ppo.choosing import PpoPolicy, new_policy
 from envs import encoding
 from envs.encoding import FAMILIES, OBSERVED_ARM, ROLES
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
@@ -76,6 +78,25 @@ def test_an_outcome_that_was_thought_likely_moves_less(seen):
         return float(head._mean[:, 0].mean())
 
     assert weight(0.9) < weight(0.5) < weight(0.1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "network"), [(PosteriorPolicy, ArmNetwork()), (PpoPolicy, new_policy(32, teacher=64))]
+)
+def test_a_policy_for_one_cluster_has_one(seen, policy, network):
+    """It thinks otherwise of the same state if it was there when something was told."""
+    seen, allowed = seen
+    cluster = int(allowed.any(1).nonzero()[0])
+    after = told(seen, int(allowed[cluster].nonzero()[0]), WEAKNESS)
+    mask = torch.cat([allowed[cluster], torch.tensor([True])]).numpy()
+
+    def thought(policy, seen):
+        return torch.as_tensor(policy.odds({name: values[cluster].numpy() for name, values in seen.items()}, mask))
+
+    witness = policy(network)
+    thought(witness, seen)
+    there, late = thought(witness, after), thought(policy(network), after)
+    assert (there[there > 0] > late[there > 0]).all()
 
 
 def test_it_agrees_with_the_posterior_that_is_integrated_numerically():

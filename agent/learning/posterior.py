@@ -61,6 +61,12 @@ def odds_of(network: ArmNetwork, around: Surroundings, masks: torch.Tensor) -> t
     return odds
 
 
+def believed(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, head: Head | None = None) -> torch.Tensor:
+    """Returns how likely arms are weak, shape (B, A), as `odds_of`, and corrected by a head if there is one."""
+    odds = odds_of(network, around, masks)
+    return odds if head is None else head.corrected(around, odds)
+
+
 def best_bets(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, head: Head | None = None) -> torch.Tensor:
     """Returns for every cluster the arm that is worth most per minute, int64, shape (B,); `stop` where none is allowed.
 
@@ -71,9 +77,7 @@ def best_bets(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, he
         head: corrects what the network thinks of these clusters; learns from what is seen.
     """
     allowed = masks[:, :-1]
-    odds = odds_of(network, around, allowed)
-    if head is not None:
-        odds = head.corrected(around, odds)
+    odds = believed(network, around, allowed, head)
     worth = worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4])).flatten(1)
     best = worth.masked_fill(~allowed, -1.0).argmax(1)
     return torch.where(allowed.any(1), best, masks.shape[1] - 1)
@@ -102,10 +106,9 @@ class PosteriorPolicy:
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
-        around = Surroundings(seen)
-        odds = self._head.corrected(around, odds_of(self._network, around, masks[:, :-1]))
-        believed: npt.NDArray[np.float64] = odds[0].double().numpy()
-        return believed
+        odds = believed(self._network, Surroundings(seen), masks[:, :-1], self._head)
+        known: npt.NDArray[np.float64] = odds[0].double().numpy()
+        return known
 
 
 def batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -11,8 +11,9 @@ from envs.simulator.campaigns import Campaigns
 
 from ..arena import Chooser
 from ..arms import Surroundings
+from ..head import Head
 from ..policy import Mask, Observation
-from ..posterior import batch_of_one, odds_of
+from ..posterior import batch_of_one, believed
 from .set_policy import SetPolicy
 
 
@@ -27,17 +28,23 @@ def new_policy(hidden: int, teacher: int | None = None) -> SetPolicy:
     return SetPolicy(anything, spaces.Discrete(2), lambda _: 0.0, hidden=hidden, teacher=teacher)
 
 
-def preferring(policy: SetPolicy) -> Chooser:
-    """Returns the policy's likeliest choices."""
+def preferring(policy: SetPolicy, *, learns: bool = False) -> Chooser:
+    """Returns the policy's likeliest choices.
+
+    Args:
+        policy: chooses.
+        learns: as in `arena.greedily`.
+    """
+    head = Head() if learns else None
 
     def choose(campaigns: Campaigns) -> torch.Tensor:
-        return policy.choose(policy.looks_on(campaigns), deterministic=True)[0]
+        return policy.choose(policy.looks_on(campaigns, head), deterministic=True)[0]
 
     return choose
 
 
 class PpoPolicy:
-    """Takes the likeliest choice of a frozen network.
+    """Takes the likeliest choice of a frozen network, whose teacher has a head for this cluster alone.
 
     Args:
         network: trained; is not changed.
@@ -45,6 +52,7 @@ class PpoPolicy:
 
     def __init__(self, network: SetPolicy) -> None:
         self._network = network.eval().requires_grad_(requires_grad=False)
+        self._head = Head()
 
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns the experiment that the network prefers; stops where it prefers that, or where none is allowed.
@@ -53,14 +61,14 @@ class PpoPolicy:
             BadInput: the observation holds something that is no number.
         """
         seen, masks = batch_of_one(observation, mask)
-        return int(self._network.choose(self._network.looks_at(seen, masks), deterministic=True)[0][0])
+        return int(self._network.choose(self._network.looks_at(seen, masks, self._head), deterministic=True)[0][0])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
         if self._network.teacher_hidden is not None:
             known: npt.NDArray[np.float64] = (
-                odds_of(self._network.teacher, Surroundings(seen), masks[:, :-1])[0].double().numpy()
+                believed(self._network.teacher, Surroundings(seen), masks[:, :-1], self._head)[0].double().numpy()
             )
             return known
         looks = self._network.looks_at(seen, masks)

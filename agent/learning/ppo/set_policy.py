@@ -23,7 +23,8 @@ from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import KINDS
 
 from ..arms import Surroundings
-from ..posterior import ArmNetwork, odds_of
+from ..head import Head
+from ..posterior import ArmNetwork, believed
 from ..worth import worth_of
 from .looks import STATS, Kept, Looks, looks_at, looks_on
 
@@ -153,23 +154,28 @@ class SetPolicy(MaskableActorCriticPolicy):
 
     # ---- looking --------------------------------------------------------------------------------------------------
 
-    def looks_on(self, campaigns: Campaigns) -> Looks:
-        """Returns what the policy looks at in simulated campaigns; a view, see `looks.looks_on`."""
+    def looks_on(self, campaigns: Campaigns, head: Head | None = None) -> Looks:
+        """Returns what the policy looks at in simulated campaigns; a view, see `looks.looks_on`.
+
+        Args:
+            campaigns: to choose in.
+            head: corrects what the teacher thinks of these clusters; learns from what is seen.
+        """
         looks = looks_on(campaigns)
         if self.teacher_hidden is None:
             return looks
-        return looks._replace(bets=self._bets(Surroundings.on(campaigns), looks))
+        return looks._replace(bets=self._bets(Surroundings.on(campaigns), looks, head))
 
-    def looks_at(self, seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None) -> Looks:
-        """Returns what the policy looks at in what is seen; see `looks.looks_at`."""
+    def looks_at(self, seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None, head: Head | None = None) -> Looks:
+        """Returns what the policy looks at in what is seen; see `looks.looks_at`, and `looks_on` for the head."""
         looks = looks_at(seen, masks)
         if self.teacher_hidden is None:
             return looks
-        return looks._replace(bets=self._bets(Surroundings(seen), looks))
+        return looks._replace(bets=self._bets(Surroundings(seen), looks, head))
 
     @torch.no_grad()
-    def _bets(self, around: Surroundings, looks: Looks) -> torch.Tensor:
-        odds = odds_of(self.teacher, around, looks.open.flatten(1)).view(around.arms.history.shape[:4])
+    def _bets(self, around: Surroundings, looks: Looks, head: Head | None) -> torch.Tensor:
+        odds = believed(self.teacher, around, looks.open.flatten(1), head).view(around.arms.history.shape[:4])
         worth = worth_of(around.components, around.arms, odds).view(looks.open.shape).masked_fill(~looks.open, 0.0)
         bets = worth.clamp(min=_LEAST_WORTH).log()
         return bets - bets.amax((1, 2), keepdim=True)
