@@ -24,7 +24,7 @@ from actuators.clock import BootClock
 from actuators.drivers.world import FileWorld
 from actuators.fault import Fault, Injection, Target
 from agent.build.simulated import simulated_actuators
-from envs.clusters.simulated import Hidden, empty_world
+from envs.clusters.simulated.hidden import Hidden, empty_world
 from safety.journal import APPLIED, CLEAN, INTENDED, REVERTED, REVERTING, VERIFIED, Journal
 from safety.lease import Lease
 from safety.lever import Lever

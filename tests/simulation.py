@@ -16,7 +16,8 @@ from agent.build.simulated import simulated_actuators
 from agent.build.state import State, open_state
 from agent.progress import Silent
 from agent.settings import Settings
-from envs.clusters.simulated import Hidden, SimulatedCluster, empty_world
+from envs.clusters.simulated.cluster import SimulatedCluster
+from envs.clusters.simulated.hidden import Hidden, empty_world
 from envs.experiment import Experimenter
 from safety.supervisor import Guardian
 from safety.vitals import Identity

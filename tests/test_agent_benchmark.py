@@ -23,7 +23,7 @@ from agent.findings.record import RunFolder, outcome_json
 from agent.learning.policy import RoundRobinPolicy
 from agent.settings import Settings, load
 from envs.chaos import ChaosEnv
-from envs.clusters.simulated import Hidden
+from envs.clusters.simulated.hidden import Hidden
 from envs.confirmation import Cell
 from envs.outcome import Outcome
 from envs.recorded import Recorded, RecordedEnv

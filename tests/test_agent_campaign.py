@@ -23,7 +23,7 @@ from agent.learning.replay import ReplayPolicy
 from agent.run import Run
 from agent.settings import load
 from envs.chaos import ChaosEnv
-from envs.clusters.simulated import Hidden
+from envs.clusters.simulated.hidden import Hidden
 from envs.scoring import Verdict
 from tests.conftest import config_file
 from tests.simulation import simulation

@@ -9,7 +9,7 @@ from actuators.catalogue import CATALOGUE, LEVELS
 from actuators.fault import Fault, Target
 from agent.findings.ground_truth import compare
 from envs.chaos import ChaosEnv
-from envs.clusters.simulated import Hidden
+from envs.clusters.simulated.hidden import Hidden
 from envs.scoring import Verdict
 from tests.simulation import simulation
 

@@ -18,7 +18,7 @@ from actuators.fault import Fault, Target
 from agent.findings.record import outcome_json
 from envs.clusters.local import LocalCluster
 from envs.clusters.recorded import RecordedCluster
-from envs.clusters.simulated import SimulatedCluster
+from envs.clusters.simulated.cluster import SimulatedCluster
 from envs.scoring import Verdict
 from envs.staging import handle as handles
 from envs.telemetry.snapshot import Snapshot

@@ -19,7 +19,7 @@ from actuators.drivers.world import MemoryWorld
 from actuators.errors import BadInput
 from actuators.fault import Fault, Injection, Target
 from agent.build.simulated import simulated_actuators
-from envs.clusters.simulated import Hidden, empty_world
+from envs.clusters.simulated.hidden import Hidden, empty_world
 from safety.guards import Refusal, judge
 from safety.journal import Journal
 from safety.lease import Lease

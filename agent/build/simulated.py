@@ -35,7 +35,7 @@ from .state import open_state, require_free
 
 if TYPE_CHECKING:
     from envs.chaos import ChaosEnv
-    from envs.clusters.simulated import Hidden
+    from envs.clusters.simulated.hidden import Hidden
     from envs.experiment import Experimenter, Observer
 
 
@@ -95,7 +95,8 @@ class SimulatedWorld:
         """Draws a cluster, calibrates on it, and returns who experiments on it."""
         import numpy as np
 
-        from envs.clusters.simulated import Hidden, SimulatedCluster, empty_world
+        from envs.clusters.simulated.cluster import SimulatedCluster
+        from envs.clusters.simulated.hidden import Hidden, empty_world
 
         self.close()
         folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="backburn-")))

@@ -37,7 +37,7 @@ from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
 from actuators.pod import PodActuator
 from agent.build.simulated import simulated_actuators
-from envs.clusters.simulated import Hidden, empty_world
+from envs.clusters.simulated.hidden import Hidden, empty_world
 from tests.bare_platform import bare_platform
 from tests.waiting import wait_until
 

@@ -14,7 +14,7 @@ from actuators.catalogue import LEVELS
 from agent.build.parts import policy_named
 from agent.build.simulated import chaos_env
 from envs.chaos import ChaosEnv
-from envs.clusters.simulated import MECHANISMS, Hidden
+from envs.clusters.simulated.hidden import MECHANISMS, Hidden
 from envs.confirmation import Cell
 from envs.scoring import Verdict
 from tests.simulation import simulation

@@ -10,7 +10,7 @@ from actuators.catalogue import CATALOGUE
 from actuators.errors import InjectionFailed, RevertFailed
 from actuators.fault import Fault, Target
 from envs.chaos import ChaosEnv
-from envs.clusters.simulated import Hidden
+from envs.clusters.simulated.hidden import Hidden
 from envs.experiment import Interrupted, NotSteady
 from envs.hypothesis import Mechanism
 from envs.scoring import Verdict

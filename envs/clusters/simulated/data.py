@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from actuators.clock import Instant
 
-Document: TypeAlias = dict[str, Any]
+from .document import Document
 
 STREAM, FEATURE_PIPELINE = "stream", "feature-pipeline"
 ROWS, READS, WRITES = "producer->stream", "feature-pipeline->stream", "feature-pipeline->feature-store"
