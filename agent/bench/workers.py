@@ -2,7 +2,8 @@
 
     python -m agent.bench.workers [--steps N]
 
-Trains by PPO over Ray Train on this host, with one worker and with two, one thread each; prints and writes
+Trains by PPO over Ray Train on this host, one thread per worker: one alone; two that have nothing to do with each
+other, at the same time, which is what the machine itself takes; and two that learn together. Prints and writes
 `workers.json` into the runs folder.
 """
 
@@ -15,9 +16,11 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 
 from envs.simulator.structure import Generator
 
@@ -30,6 +33,8 @@ from ..settings import PACKAGED
 _COMPONENTS = 16
 _CLUSTERS = 256
 _AIM = 0.9
+_CASES = {"alone": (1,), "two strangers": (1, 1), "two together": (2,)}
+"""How many workers each group has that trains at the time."""
 
 
 def rate(workers: int, steps: int, folder: Path) -> float:
@@ -49,10 +54,17 @@ def rate(workers: int, steps: int, folder: Path) -> float:
         return float([row["time/fps"] for row in csv.DictReader(file) if row["time/fps"]][-1])
 
 
-def apart(workers: int, steps: int, folder: Path) -> float:
-    """Returns the same, from a process of its own: Ray starts once in a process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(rate, workers, steps, folder).result()
+def apart(workers: Sequence[int], steps: int, folder: Path) -> float:
+    """Returns the mean rate of some groups at the same time, each in a process of its own: Ray starts once in one.
+
+    Args:
+        workers: of each group.
+        steps: see `rate`.
+        folder: a new one.
+    """
+    with ProcessPoolExecutor(len(workers), get_context("spawn")) as processes:
+        groups = [processes.submit(rate, each, steps, folder / str(number)) for number, each in enumerate(workers)]
+        return fmean(group.result() for group in groups)
 
 
 def main() -> None:
@@ -61,15 +73,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=192)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bb-") as place:
-        rates = {workers: apart(workers, chosen.steps, Path(place) / str(workers)) for workers in (1, 2)}
-    share = rates[2] / rates[1]
+        rates = {name: apart(groups, chosen.steps, Path(place) / name) for name, groups in _CASES.items()}
+    alone, strangers, together = rates.values()
     print(f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
-    for workers, each in rates.items():
-        print(f"  {workers} worker(s), 1 thread each: {each:,.0f} experiments/s of each")  # noqa: T201
-    print(f"  ratio {share:.2f} (aim: at least {_AIM:g})")  # noqa: T201
+    for name, each in rates.items():
+        print(f"  {name:<14} {each:>8,.0f} experiments/s of each worker")  # noqa: T201
+    print(  # noqa: T201
+        f"  together to alone {together / alone:.2f} (aim: at least {_AIM:g}); together to two strangers "
+        f"{together / strangers:.2f}"
+    )
+    facts = {"experiments_per_s": rates, "ratio": together / alone, "ratio_to_strangers": together / strangers}
     path = Path("runs") / "workers.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"experiments_per_s": rates, "ratio": share}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
