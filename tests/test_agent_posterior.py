@@ -57,7 +57,7 @@ def campaigns(pool):
 def test_after_minutes_of_lessons_it_beats_chance_on_clusters_it_has_never_seen(network):
     unseen = pool_of(SMALL, 96, seed=77)
     tallies = {
-        name: tallied(choose, unseen, budget_min=15.0, seed=3)
+        name: [tallied(choose, unseen, budget_min=15.0, seed=3)]
         for name, choose in {"random": randomly(1), "posterior": greedily(network), "oracle": knowing}.items()
     }
     figures = compared(tallies)

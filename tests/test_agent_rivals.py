@@ -127,7 +127,7 @@ def test_it_finds_more_than_chance(pool, rival):
         "oracle": knowing,
     }
     torch.manual_seed(0)
-    figures = compared({name: tallied(choose, pool, budget_min=30.0, seed=3) for name, choose in choosers.items()})
+    figures = compared({name: [tallied(choose, pool, budget_min=30.0, seed=3)] for name, choose in choosers.items()})
     assert figures["rival"]["low"] > 0.0, figures
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -12,7 +15,7 @@ from actuators.errors import BadInput
 from agent.benchmark.curves import picture
 from agent.benchmark.splits import compare, makers_of
 from agent.learning import suite
-from agent.learning.arena import knowing, randomly
+from agent.learning.arena import Tally, compared, knowing, randomly
 from agent.settings import PACKAGED
 from envs.simulator.pool import pool_of
 from envs.simulator.protections import PROTECTIONS
@@ -66,7 +69,8 @@ def test_whoever_takes_what_is_masked_is_seen():
         return (~campaigns.masks()[:, :-1]).float().argmax(1)
 
     policies = {"cheat": lambda n: cheating, "random": lambda n: randomly(0), "oracle": lambda n: knowing}
-    result = suite.tried(suite.SPLITS["iid"], policies, lambda name, seconds: None, clusters=8)
+    split = suite.SPLITS["iid"]
+    result = suite.result_of(split, {name: [suite.tried(split, make, 8)] for name, make in policies.items()}, 8)
     assert result.figures["cheat"]["violations"] > 100
     assert result.figures["random"]["violations"] == result.figures["oracle"]["violations"] == 0
     assert result.figures["random"]["auc"] == 0.0
@@ -102,6 +106,63 @@ def test_a_comparison_leaves_a_table_a_file_and_a_picture(tmp_path):
         assert (tmp_path / f"{split}.svg").read_text().count("<polyline") == 6
     with pytest.raises(BadInput, match="holds a benchmark already"):
         compare(["thompson"], ["iid"], tmp_path, Console(quiet=True), clusters=6, threads=1)
+
+
+def test_who_is_ahead_is_told_cluster_by_cluster():
+    """Clusters differ more than policies: areas overlap, and yet one is ahead on every cluster."""
+    random = np.random.default_rng(0)
+    easy = random.uniform(1.0, 9.0, 64)
+
+    def tally(area):
+        return Tally(np.repeat(area[:, None], 32, 1), np.ones(64), np.zeros(64))
+
+    tallies = {"random": [tally(0.0 * easy)], "oracle": [tally(10.0 + 0.0 * easy)], "first": [tally(easy)]}
+    tallies |= {"one": [tally(easy + 0.2)], "many": [tally(easy + more) for more in (-1.0, 0.0, 1.6)]}
+    figures = compared(tallies, reference="first")
+    one, many, first = (figures[name] for name in ("one", "many", "first"))
+    assert one["low"] < first["auc"] < one["auc"] < first["high"]
+    assert one["lead"] == pytest.approx(0.02)
+    assert 0.019 < one["lead_low"] < one["lead_high"] < 0.021
+    assert many["lead"] == pytest.approx(0.02)
+    assert many["lead_low"] < -0.02 < 0.06 < many["lead_high"]  # by luck of training
+    assert (one["seeds"], many["seeds"]) == (1, 3)
+    assert "lead" not in first
+
+
+def test_a_folder_is_one_policy_of_several_trainings(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with pytest.raises(BadInput, match="holds no"):
+        makers_of([f"{folder}/"])
+    for number in (1, 2):
+        for ending in (".safetensors", ".json"):
+            shutil.copy(Path(POSTERIOR).with_suffix(ending), folder / f"{number}{ending}")
+    makers = makers_of([f"{folder}/"])
+    assert {name: len(each) for name, each in makers.items()} == {
+        "mine": 2,
+        "mine with its head": 2,
+        "static mine": 2,
+        "random": 1,
+        "oracle": 1,
+    }
+    for ending in (".safetensors", ".json"):
+        shutil.copy(PACKAGED / "policies" / f"ppo{ending}", folder / f"3{ending}")
+    with pytest.raises(BadInput, match="several sorts"):
+        makers_of([f"{folder}/"])
+
+
+def test_shared_among_ray_tasks_it_comes_to_the_same(tmp_path):
+    def figures(workers: int):
+        folder = tmp_path / str(workers)
+        backburn(
+            "benchmark", "--split", "iid", "--policies", POSTERIOR, "--clusters", 6, "--workers", workers,
+            "--run-dir", folder,
+        )  # fmt: skip
+        assert sorted(path.name for path in folder.iterdir()) == ["benchmark.json", "iid.svg"]
+        found = json.loads((folder / "benchmark.json").read_text())["splits"]["iid"]
+        return {name: {k: v for k, v in of.items() if k != "decision_ms"} for name, of in found.items()}
+
+    assert figures(2) == figures(1)
 
 
 def test_a_picture_escapes_names():

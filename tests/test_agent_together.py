@@ -18,10 +18,10 @@ import torch.distributed
 import torch.multiprocessing
 
 from actuators.errors import BadInput
+from agent.learning.local_ray import end_leftovers
 from agent.learning.policy_file import read
 from agent.learning.posterior import ArmNetwork
 from agent.learning.ppo.averaging import AveragingAdam
-from agent.learning.ppo.local_ray import end_leftovers
 from agent.learning.ppo.practice import Practice
 from agent.learning.ppo.together import Group, practised_together
 from agent.settings import PACKAGED

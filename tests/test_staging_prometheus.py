@@ -149,6 +149,7 @@ WEAK_TOGETHER = (
     ("serving.feature_timeout", "serving.replicas", "training.restart"),
     ("serving.retries",),
     ("serving.autoscale", "serving.queue"),
+    ("data.drift_alarm", "data.schema_gate", "features.freshness"),
 )
 """Switches that share a platform: the first sign of one is not hidden by the weakness of another."""
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from agent.learning.local_ray import OBJECT_STORE_BYTES, own_ground
 from agent.learning.policy_file import read
 from agent.learning.posterior import ArmNetwork
-from agent.learning.ppo.local_ray import OBJECT_STORE_BYTES, own_ground
 from agent.learning.ppo.practice import Practice
 from agent.learning.ppo.together import Group, practised_together
 from agent.settings import PACKAGED

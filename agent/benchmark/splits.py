@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from ..learning.rivals import GeneticPolicy, UcbPolicy
 from ..learning.thompson import ThompsonPolicy
 from ..settings import PACKAGED
 from .curves import picture
+from .sharing import done
 
 SCHEMA_VERSION = 1
 _BOUNDS = ("random", "oracle")
@@ -37,13 +39,13 @@ RIVALS: Final[Sequence[str]] = ("round_robin", "ucb", "genetic", "incident", "th
 Maker = Callable[[int], Chooser]
 
 
-def makers_of(names: Sequence[str]) -> dict[str, Maker]:
-    """Returns who makes each policy for so many clusters.
+def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
+    """Returns who makes each policy for so many clusters, one for every training of it.
 
     Args:
-        names: of rivals, or files that `backburn train` wrote. A posterior-greedy policy brings itself along as it
-            would choose if it never learnt anything on a cluster (`static`), and with the head that it has on a real
-            one.
+        names: of rivals, or files that `backburn train` wrote, or folders of such files: trainings of one policy that
+            differ by their seeds. A policy that has learnt brings itself along with the head that it has on a real
+            cluster, a posterior-greedy one also as it would choose if it never learnt anything there (`static`).
 
     Raises:
         BadInput: a name is not known, or a file cannot be read.
@@ -62,44 +64,74 @@ def makers_of(names: Sequence[str]) -> dict[str, Maker]:
         "incident": each(lambda random: IncidentPolicy(incidents, random)),
         "thompson": each(ThompsonPolicy),
     }
-    found: dict[str, Maker] = {}
+    found: dict[str, list[Maker]] = {}
     for name in names:
-        if name.endswith(".safetensors"):
-            found |= _learnt(Path(name))
+        if is_path(name):
+            found |= _trained(Path(name))
         elif name in known:
-            found[name] = known[name]
+            found[name] = [known[name]]
         else:
-            raise BadInput(f"unknown policy {name!r}; allowed are {', '.join(known)}, and files of `backburn train`")
-    return {**found, **{name: known[name] for name in _BOUNDS}}
+            raise BadInput(
+                f"unknown policy {name!r}; allowed are {', '.join(known)}, and files of `backburn train` or folders of "
+                "them (with a slash)"
+            )
+    return {**found, **{name: [known[name]] for name in _BOUNDS}}
 
 
-def _learnt(path: Path) -> dict[str, Maker]:
-    if record_of(path).get("sort") == PPO_SORT:
-        policy = read(path, SetPolicy)
-        return {path.stem: lambda count: preferring(policy)}
-    network = read(path, ArmNetwork)
+def is_path(name: str) -> bool:
+    """Tells whether a policy is named by its file, or by a folder of files."""
+    return name.endswith(".safetensors") or "/" in name
+
+
+def _trained(path: Path) -> dict[str, list[Maker]]:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(f"{path} holds no .safetensors file; allowed is a folder of trainings of one policy")
+    trainings = [_learnt(file, path.stem) for file in files]
+    if len({frozenset(variants) for variants in trainings}) > 1:
+        raise BadInput(f"{path} holds policies of several sorts; allowed are trainings of one")
+    return {name: [variants[name] for variants in trainings] for name in trainings[0]}
+
+
+def _learnt(file: Path, name: str) -> dict[str, Maker]:
+    if record_of(file).get("sort") == PPO_SORT:
+        policy = read(file, SetPolicy)
+        return {
+            name: lambda count: preferring(policy),
+            f"{name} with its head": lambda count: preferring(policy, learns=True),
+        }
+    network = read(file, ArmNetwork)
     return {
-        path.stem: lambda count: greedily(network),
-        f"{path.stem} with its head": lambda count: greedily(network, learns=True),
-        f"static {path.stem}": lambda count: statically(network),
+        name: lambda count: greedily(network),
+        f"{name} with its head": lambda count: greedily(network, learns=True),
+        f"static {name}": lambda count: statically(network),
     }
 
 
 def compare(
-    names: Sequence[str], splits: Sequence[str], out: Path, console: Console, *, clusters: int | None, threads: int
+    names: Sequence[str],
+    splits: Sequence[str],
+    out: Path,
+    console: Console,
+    *,
+    clusters: int | None,
+    threads: int,
+    workers: int = 1,
 ) -> None:
     """Runs policies on splits of the suite, prints a table for each, and writes `benchmark.json` and pictures.
 
     Args:
-        names: of policies; see `makers_of`.
+        names: of policies; see `makers_of`. The first one is what all others are compared with.
         splits: names of splits.
         out: folder; made if missing.
         console: where tables go.
         clusters: how many of each split; as many as it says if not given.
-        threads: of the processor.
+        threads: of the processor, for each worker.
+        workers: how many policies are tried at once, as tasks of a Ray on this host if more than one.
 
     Raises:
         BadInput: a policy or split is not known, or the folder holds a benchmark already.
+        BackburnError: Ray did not start.
     """
     unknown = [name for name in splits if name not in suite.SPLITS]
     if unknown or not splits:
@@ -108,17 +140,25 @@ def compare(
     if (out / "benchmark.json").exists():
         raise BadInput(f"{out} holds a benchmark already; choose another folder, nothing was overwritten")
     makers = makers_of(names)
-    torch.set_num_threads(threads)
+    reference = next(iter(makers))
     out.mkdir(parents=True, exist_ok=True)
     written: dict[str, Any] = {}
+    works = [
+        partial(_try, threads, suite.SPLITS[name], make, clusters)
+        for name in splits
+        for each in makers.values()
+        for make in each
+    ]
+    trials = done(works, workers, out)
     for name in splits:
         split = suite.SPLITS[name]
-        result = suite.tried(split, makers, lambda who, s: console.print(f"  {who}: {s:.0f} s", style="dim"), clusters)
+        of_split = {who: [_told(next(trials), who, console) for _ in each] for who, each in makers.items()}
+        result = suite.result_of(split, of_split, clusters, reference)
         written[name] = {
-            policy: {**figure, "seeds": 1, "clusters": int(figure["clusters"])}
+            policy: {**figure, **{what: int(figure[what]) for what in ("seeds", "clusters")}}
             for policy, figure in result.figures.items()
         }
-        console.print(_table(name, split, result))
+        console.print(_table(name, split, result, reference))
         (out / f"{name}.svg").write_text(picture(result.curves, f"{name}: differs {split.differs}"), encoding="utf-8")
         machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, torch {torch.__version__}"
         about = {"machine": machine, "command": " ".join(sys.argv), "budget_min": suite.BUDGET_MIN}
@@ -127,17 +167,28 @@ def compare(
     console.print(f"written to {out}")
 
 
-def _table(name: str, split: suite.Split, result: suite.Result) -> Table:
+def _try(threads: int, split: suite.Split, make: Maker, clusters: int | None) -> suite.Trial:
+    torch.set_num_threads(threads)
+    return suite.tried(split, make, clusters)
+
+
+def _told(trial: suite.Trial, who: str, console: Console) -> suite.Trial:
+    console.print(f"  {who}: {trial.seconds:.0f} s", style="dim")
+    return trial
+
+
+def _table(name: str, split: suite.Split, result: suite.Result, reference: str) -> Table:
     title = f"{name}: differs {split.differs}; a random experiment shows something in {result.hit_rate:.1%}"
-    shown = Table(
-        "policy", "area (random 0, oracle 1)", "95 %", "severity", "weaknesses", "false", "masked", "ms", title=title
-    )
+    columns = ("policy", "trained", "area (random 0, oracle 1)", "95 %", f"ahead of {reference}", "95 %")
+    shown = Table(*columns, "severity", "weaknesses", "false", "masked", "ms", title=title)
     ordered: list[tuple[str, Mapping[str, float]]] = sorted(result.figures.items(), key=lambda item: -item[1]["auc"])
     for policy, of in ordered:
         shown.add_row(
             policy,
+            f"{of['seeds']:.0f}x",
             f"{of['auc']:.3f}",
             f"{of['low']:.3f} to {of['high']:.3f}",
+            *((f"{of['lead']:+.3f}", f"{of['lead_low']:+.3f} to {of['lead_high']:+.3f}") if "lead" in of else ("", "")),
             f"{of['severity']:.2f}",
             f"{of['discoveries']:.2f}",
             f"{of['fdr']:.1%}",

@@ -30,17 +30,18 @@ def benchmark(
         str | None, typer.Option(help="Splits of the frozen suite of simulated clusters, separated by commas.")
     ] = None,
     clusters: Annotated[int | None, typer.Option(min=2, help="With --split: how many of each.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="With --split: of the processor.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="With --split: of the processor, for each worker.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="With --split: policies at once, as Ray tasks on this host.")] = 1,
 ) -> None:
     """Compares policies: the same planted weaknesses, the same minutes."""
     if split is not None:
-        from ..benchmark.splits import RIVALS, compare
+        from ..benchmark.splits import RIVALS, compare, is_path
 
         asked = [name.strip() for name in policies.split(",")] if policies is not None else list(RIVALS)
-        asked = [name if name.endswith(".safetensors") else name.replace("-", "_") for name in asked if name]
+        asked = [name if is_path(name) else name.replace("-", "_") for name in asked if name]
         wanted = [name.strip() for name in split.split(",") if name.strip()]
         out = run_dir or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-suite"
-        compare(asked, wanted, out, Console(), clusters=clusters, threads=threads)
+        compare(asked, wanted, out, Console(), clusters=clusters, threads=threads, workers=workers)
         return
     policies = policies or "random,round-robin,thompson,oracle"
     from ..benchmark.figures import lines_of

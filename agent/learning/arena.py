@@ -83,28 +83,53 @@ def tallied(choose: Chooser, pool: Pool, *, budget_min: float, seed: int) -> Tal
     return Tally(*(each.double().cpu().numpy() for each in (curve, weaknesses, false)))
 
 
-def compared(tallies: Mapping[str, Tally], seed: int = 0) -> dict[str, dict[str, float]]:
+def compared(
+    tallies: Mapping[str, Sequence[Tally]], *, reference: str | None = None, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """Returns every policy's figures; `random` and `oracle` have to be among them.
 
-    Normalised area with a 95 % interval from resampled clusters, the same ones for all.
+    Normalised areas with 95 % intervals, from resampled clusters, the same ones for all, and resampled trainings.
+
+    Args:
+        tallies: of every training of a policy, all on the same clusters.
+        reference: a policy; tells of every other one how far it is ahead, cluster by cluster (`lead`).
+        seed: of what is resampled.
     """
-    chance, truth = tallies["random"].area, tallies["oracle"].area
-    resampled = np.random.default_rng(seed).integers(len(chance), size=(_RESAMPLES, len(chance)))
-    span = truth[resampled].mean(1) - chance[resampled].mean(1)
-    figures = {}
-    for name, tally in tallies.items():
-        drawn = (tally.area[resampled].mean(1) - chance[resampled].mean(1)) / span
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        confirmed = float(tally.weaknesses.sum() + tally.false.sum())
+    random = np.random.default_rng(seed)
+    clusters = len(tallies["random"][0].area)
+    resampled = random.integers(clusters, size=(_RESAMPLES, clusters))
+    areas = {name: np.stack([each.area for each in of]) for name, of in tallies.items()}
+    drawn = {name: _resampled(area, resampled, random) for name, area in areas.items()}
+    span = drawn["oracle"] - drawn["random"]
+    chance, truth = areas["random"].mean(), areas["oracle"].mean()
+    figures: dict[str, dict[str, float]] = {}
+    for name, of in tallies.items():
+        low, high = np.quantile((drawn[name] - drawn["random"]) / span, [0.025, 0.975])
+        found, false = (float(sum(getattr(each, what).sum() for each in of)) for what in ("weaknesses", "false"))
         figures[name] = {
-            "auc": float((tally.area.mean() - chance.mean()) / (truth.mean() - chance.mean())),
+            "auc": float((areas[name].mean() - chance) / (truth - chance)),
             "low": float(low),
             "high": float(high),
-            "severity": float(tally.curve[:, -1].mean()),
-            "discoveries": float(tally.weaknesses.mean()),
-            "fdr": float(tally.false.sum() / confirmed) if confirmed else 0.0,
+            "severity": float(np.mean([each.curve[:, -1].mean() for each in of])),
+            "discoveries": found / (len(of) * clusters),
+            "fdr": false / (found + false) if found + false else 0.0,
+            "seeds": len(of),
         }
+        if reference is not None and name != reference:
+            low, high = np.quantile((drawn[name] - drawn[reference]) / span, [0.025, 0.975])
+            lead = (areas[name].mean() - areas[reference].mean()) / (truth - chance)
+            figures[name] |= {"lead": float(lead), "lead_low": float(low), "lead_high": float(high)}
     return figures
+
+
+def _resampled(
+    area: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Returns mean areas over resampled clusters and trainings, shape (_RESAMPLES,), of shape (trainings, clusters)."""
+    trainings = random.integers(len(area), size=(len(clusters), len(area)))
+    per_cluster = area[trainings].mean(1)
+    mean: npt.NDArray[np.float64] = np.take_along_axis(per_cluster, clusters, axis=1).mean(1)
+    return mean
 
 
 # ---- policies that choose for all at once ------------------------------------------------------------------------

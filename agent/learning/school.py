@@ -188,7 +188,7 @@ def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str,
     tallies: dict[str, Tally] = {
         name: tallied(choose, pool, budget_min=_BUDGET_MIN, seed=_HELD_OUT_SEED) for name, choose in everybody.items()
     }
-    return compared(tallies)
+    return compared({name: [tally] for name, tally in tallies.items()})
 
 
 def table(figures: dict[str, dict[str, float]]) -> Table:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -88,36 +90,68 @@ class Result:
     hit_rate: float
 
 
-def tried(
-    split: Split,
-    policies: Mapping[str, Callable[[int], Chooser]],
-    told: Callable[[str, float], None],
-    clusters: int | None = None,
-) -> Result:
-    """Runs every policy on a split.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one training of a policy came to on one split.
+
+    Attributes:
+        tally: what it found.
+        violations: choices that the mask forbade.
+        decision_ms: how long it took to choose, per choice, milliseconds.
+        seconds: that the whole of it took.
+    """
+
+    tally: Tally
+    violations: int
+    decision_ms: float
+    seconds: float
+
+
+def tried(split: Split, make: Callable[[int], Chooser], clusters: int | None = None) -> Trial:
+    """Runs one training of a policy on a split.
 
     Args:
         split: which clusters.
-        policies: by name, each made for so many clusters; `random` and `oracle` have to be among them.
-        told: is called with a policy's name and the seconds it took.
+        make: makes the policy for so many clusters.
         clusters: how many; as many as the split says if not given.
     """
-    pool = pool_of(split.generator, clusters or split.clusters, seed=SEED)
-    tallies: dict[str, Tally] = {}
-    own: dict[str, dict[str, float]] = {}
-    for name, make in policies.items():
-        began_s = time.perf_counter()
-        watched = _Watched(make(len(pool)))
-        tallies[name] = tallied(watched.choose, pool, budget_min=BUDGET_MIN, seed=SEED)
-        own[name] = {
-            "violations": float(watched.violations),
-            "decision_ms": 1000.0 * watched.seconds / max(1, watched.decisions),
+    began_s = time.perf_counter()
+    pool = _pool(split, clusters or split.clusters)
+    watched = _Watched(make(len(pool)))
+    tally = tallied(watched.choose, pool, budget_min=BUDGET_MIN, seed=SEED)
+    each_ms = 1000.0 * watched.seconds / max(1, watched.decisions)
+    return Trial(tally, watched.violations, each_ms, time.perf_counter() - began_s)
+
+
+def result_of(
+    split: Split, trials: Mapping[str, Sequence[Trial]], clusters: int | None = None, reference: str | None = None
+) -> Result:
+    """Returns what policies came to on a split.
+
+    Args:
+        split: which clusters.
+        trials: of every training of a policy; `random` and `oracle` have to be among them.
+        clusters: as for `tried`.
+        reference: see `arena.compared`.
+    """
+    pool = _pool(split, clusters or split.clusters)
+    own = {
+        name: {
+            "violations": float(sum(trial.violations for trial in of)),
+            "decision_ms": fmean(trial.decision_ms for trial in of),
             "clusters": float(len(pool)),
         }
-        told(name, time.perf_counter() - began_s)
-    figures = {name: figure | own[name] for name, figure in compared(tallies).items()}
-    curves = {name: np.asarray(tally.curve).mean(0).tolist() for name, tally in tallies.items()}
+        for name, of in trials.items()
+    }
+    tallies = {name: [trial.tally for trial in of] for name, of in trials.items()}
+    figures = {name: figure | own[name] for name, figure in compared(tallies, reference=reference).items()}
+    curves = {name: np.mean([tally.curve for tally in of], axis=(0, 1)).tolist() for name, of in tallies.items()}
     return Result(figures, curves, hit_rate(pool))
+
+
+@lru_cache(maxsize=1)
+def _pool(split: Split, clusters: int) -> Pool:
+    return pool_of(split.generator, clusters, seed=SEED)
 
 
 class _Watched:

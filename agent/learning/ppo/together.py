@@ -20,10 +20,10 @@ from actuators.errors import BackburnError, BadInput
 from envs.simulator.pool import pool_of
 from envs.simulator.structure import Generator
 
+from ..local_ray import local_ray
 from ..posterior import ArmNetwork
 from . import checkpoint
 from .choosing import new_policy
-from .local_ray import local_ray
 from .practice import Practice, Standing, practised
 from .set_policy import SetPolicy
 
