@@ -7,8 +7,10 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
+import numpy as np
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -29,9 +31,9 @@ def budgeted() -> Budgeted:
 
 
 @asynccontextmanager
-async def bounded(url: str, timeout_s: float = 0.1) -> AsyncIterator[Bounded]:
+async def bounded(url: str, timeout_s: float = 0.1, saved: Path | None = None) -> AsyncIterator[Bounded]:
     async with aiohttp.ClientSession() as session:
-        yield Bounded(session, url, timeout_s, budgeted(), FetchMetrics(CollectorRegistry()))
+        yield Bounded(session, url, timeout_s, budgeted(), FetchMetrics(CollectorRegistry()), saved)
 
 
 def test_bounded_features_come_from_the_store_as_long_as_it_answers() -> None:
@@ -68,6 +70,38 @@ def test_an_entity_never_seen_gets_the_mean_and_never_an_error() -> None:
             features = await source.fetch(5)
             assert features.fallback
             assert (features.values == 0).all()
+
+    asyncio.run(scenario())
+
+
+def test_who_starts_while_the_store_is_away_knows_what_others_have_known(tmp_path: Path) -> None:
+    """As the autoscaler's newest replica does: it was started because all others are waiting for the store."""
+
+    async def scenario() -> None:
+        saved = tmp_path / "known.npy"
+        async with serving(FeatureStore(WORLD).application()) as url, bounded(url, saved=saved) as source:
+            await source.warm_up()
+        async with bounded(f"http://{LOOPBACK}:{choose_ports(0).feature_store}", saved=saved) as source:
+            features = await source.fetch(5)
+        assert features.fallback
+        assert features.values == pytest.approx(WORLD.features[5])
+        assert list(tmp_path.iterdir()) == [saved]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no numbers", "shape", "pickle"])
+def test_who_cannot_read_what_others_have_known_starts_without(tmp_path: Path, content: bytes | str) -> None:
+    async def scenario() -> None:
+        saved = tmp_path / "known.npy"
+        if isinstance(content, bytes):
+            saved.write_bytes(content)
+        elif content == "shape":
+            np.save(saved, WORLD.features[:, :3])
+        else:
+            np.save(saved, np.array([{"not": "to be unpickled"}], dtype=object))
+        async with bounded(f"http://{LOOPBACK}:{choose_ports(0).feature_store}", saved=saved) as source:
+            assert ((await source.fetch(5)).values == 0).all()
 
     asyncio.run(scenario())
 

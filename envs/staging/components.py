@@ -118,6 +118,7 @@ def model_server_settings(settings: StagingSettings, layout: Layout, ports: Port
         budgeted_retries=settings.switches.serving_retries == "hardened",
         seed=settings.seed,
         traces=layout.traces,
+        known_features=layout.known_features,
     )
 
 

@@ -2,14 +2,19 @@
 
 *Patient* waits for the feature store for as long as it takes, for nobody ever set a timeout. *Bounded* waits briefly
 and then answers from the features it knew last: those of an entity change slowly, and an old answer beats none. So it
-does where the store itself says that what it has is stale, for the store may have been given anything since.
+does where the store itself says that what it has is stale, for the store may have been given anything since. What it
+knows is kept in a file, too: a replica that starts while the store is away would know nothing, and be wrong.
 Either asks again, or does not, when a call has failed: see `retries`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
@@ -18,6 +23,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from .exporter import latency_buckets
+from .files import write_atomically
 from .retries import Retries
 from .tracing import note, outgoing, step
 from .world import FEATURES
@@ -27,6 +33,8 @@ Vector = NDArray[np.float32]
 _WARM_UP_TIMEOUT_S = 5.0
 _WARM_UP_PAUSE_S = 1.0
 _SERVER_FAILED = 500
+_log = logging.getLogger(__name__)
+
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None)
 
 
@@ -104,14 +112,24 @@ class Bounded:
         timeout_s: how long a fetch may take, all its attempts together, seconds.
         retries: what is done about a call that failed.
         metrics: where fetches are counted.
+        saved: file of the features that others have known last; None: there is none.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, timeout_s: float, retries: Retries, metrics: FetchMetrics
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        timeout_s: float,
+        retries: Retries,
+        metrics: FetchMetrics,
+        saved: Path | None = None,
     ) -> None:
         self._store = _Store(session, url, timeout_s, retries, metrics)
+        self._saved = saved
         self._known: dict[int, Vector] = {}
         self._mean: Vector = np.zeros(FEATURES, np.float32)
+        if saved is not None:
+            self._recall(saved)
 
     async def fetch(self, entity: int) -> Features:
         """Returns what the store says, or else what it said last, or else the mean of all entities."""
@@ -136,8 +154,37 @@ class Bounded:
                 await asyncio.sleep(_WARM_UP_PAUSE_S)
                 continue
             self._mean = rows.mean(axis=0)
-            self._known = dict(enumerate(rows)) | self._known
+            # Those of a file may be old; those that were asked for meanwhile are the same, but for moments.
+            self._known |= dict(enumerate(rows))
+            if self._saved is not None:
+                _save(self._saved, rows)
             return
+
+    def _recall(self, saved: Path) -> None:
+        try:
+            rows = np.load(saved, allow_pickle=False)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, EOFError) as error:
+            _log.warning("knowing no features: %s cannot be read: %s", saved, error)
+            return
+        if rows.ndim == 2 and rows.shape[1] == FEATURES and rows.dtype == np.float32 and len(rows):
+            self._mean = rows.mean(axis=0)
+            self._known = dict(enumerate(rows))
+        else:
+            _log.warning("knowing no features: %s holds %s of shape %s", saved, rows.dtype, rows.shape)
+
+
+def _save(path: Path, rows: Vector) -> None:
+    """Keeps what is known for those that start later; who cannot, does without."""
+    data = io.BytesIO()
+    np.save(data, rows, allow_pickle=False)
+    own = path.with_suffix(f".{os.getpid()}")  # of several replicas the last one wins
+    try:
+        write_atomically(own, data.getvalue())
+        own.replace(path)
+    except OSError as error:
+        _log.warning("features that are known cannot be kept: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

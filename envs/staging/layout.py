@@ -52,6 +52,11 @@ class Layout:
         return self.root / "registry"
 
     @property
+    def known_features(self) -> Path:
+        """What model servers have known last of features."""
+        return self.root / "known-features.npy"
+
+    @property
     def announcements(self) -> Path:
         """Who serves or works where."""
         return self.root / "announcements"

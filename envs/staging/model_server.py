@@ -51,6 +51,7 @@ class ModelServerSettings:
         budgeted_retries: whether it asks for features again within limits; without end if not.
         seed: of the pauses between attempts.
         traces: folder in which it records what it does for traced requests; None: it does not.
+        known_features: file in which replicas that wait only so long keep what they know; None: they do not.
     """
 
     registry: Path
@@ -64,6 +65,7 @@ class ModelServerSettings:
     budgeted_retries: bool
     seed: int
     traces: Path | None = None
+    known_features: Path | None = None
 
 
 class ReloadingModel:
@@ -156,7 +158,9 @@ class ModelServer:
         retries = Budgeted(random.Random(settings.seed)) if settings.budgeted_retries else Endless()
         if settings.feature_timeout_s is None:
             return Patient(session, settings.features_url, retries, metrics)
-        source = Bounded(session, settings.features_url, settings.feature_timeout_s, retries, metrics)
+        source = Bounded(
+            session, settings.features_url, settings.feature_timeout_s, retries, metrics, settings.known_features
+        )
         self._tasks.append(asyncio.create_task(source.warm_up()))
         return source
 
