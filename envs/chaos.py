@@ -21,6 +21,7 @@ from .experiment import Experimenter, Interrupted, NotSteady
 from .history import LONG_MIN
 from .hypothesis import Mechanism
 from .outcome import Outcome
+from .protections import Gap, gap_of
 from .scoring import POST_WINDOWS, Evidence, Verdict
 
 Observation: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -28,7 +29,7 @@ Observation: TypeAlias = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The one formula: severity of a first confirmation, minus what the experiment cost.
+    """The one formula: severity of what is shown to be missing for the first time, minus what the experiment cost.
 
     Attributes:
         per_minute: price of a minute.
@@ -38,14 +39,21 @@ class Reward:
     per_minute: float = 0.02
     blast: float = 0.02
 
-    def of(self, outcome: Outcome, confirmed: Fingerprint | None, topology: Topology) -> float:
-        """Returns the reward of one experiment; repeats of a confirmed weakness pay nothing."""
+    def of(self, outcome: Outcome, topology: Topology, *, first: bool) -> float:
+        """Returns the reward of one experiment.
+
+        Args:
+            outcome: what it came to.
+            topology: of the cluster.
+            first: whether it has confirmed what nobody knew to be missing; repeats pay nothing, and another kind of
+                fault that shows the same gap does not either.
+        """
         reward = -self.per_minute * outcome.evidence.cost_min
         if outcome.fault is None:
             return reward
         if outcome.refusal is None:
             reward -= self.blast * outcome.fault.intensity
-        return reward + (severity(outcome, topology) if confirmed is not None else 0.0)
+        return reward + (severity(outcome, topology) if first else 0.0)
 
 
 def severity(outcome: Outcome, topology: Topology) -> float:
@@ -99,13 +107,14 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
     guards would refuse now is masked by `action_masks()`; a masked action that is taken all the same is refused at the
     door, touches nothing and earns nothing.
 
-    Reward: severity x first confirmation of a distinct weakness, minus minutes and blast radius (`Reward`).
+    Reward: severity x first confirmation of a gap, minus minutes and blast radius (`Reward`).
 
     An episode ends when the budget is spent, the agent stops, or something forbids to go on.
 
     Attributes:
         outcomes: every experiment of this episode in order, controls included.
         confirmations: what they have shown.
+        gaps: what they have shown to be missing.
 
     Args:
         world: the cluster and its door.
@@ -121,6 +130,7 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
     code: ActionCode
     state: ClusterState
     confirmations: Confirmations
+    gaps: set[Gap]
     outcomes: list[Outcome]
     spent_min: float
     experiments: int
@@ -167,8 +177,9 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             return self.observation(), 0.0, True, False, {"outcome": None, "confirmed": None, "ended_by": str(error)}
         self.spent_min += outcome.evidence.cost_min
         self.experiments += 1
+        known = len(self.gaps)
         confirmed = self.learn(outcome)
-        reward = self._reward.of(outcome, confirmed, self.topology)
+        reward = self._reward.of(outcome, self.topology, first=len(self.gaps) > known)
         return self.observation(), reward, self.is_over, False, {"outcome": outcome, "confirmed": confirmed}
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
@@ -214,7 +225,7 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             return None
         self.state = encoding.after_experiment(self.state, self.code.index(self.code.encode(fault)), outcome.evidence)
         role = self.topology.component(fault.target.name).role
-        return self.confirmations.add(fault, role, outcome.evidence, outcome.mechanism)
+        return self._add(fault, role, outcome.evidence, outcome.mechanism)
 
     def recall(self, experiences: Iterable[Experience]) -> int:
         """Takes over what earlier campaigns on this cluster have shown, oldest first, as if it were long ago.
@@ -236,10 +247,16 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             counted += 1
             self.state = encoding.after_experiment(self.state, arm, experience.evidence)
             role = self.topology.component(fault.target.name).role
-            self.confirmations.add(fault, role, experience.evidence, experience.mechanism)
+            self._add(fault, role, experience.evidence, experience.mechanism)
         if counted:
             self.state = replace(self.state, now_h=self.state.now_h + LONG_MIN / 60.0)
         return counted
+
+    def _add(self, fault: Fault, role: str, evidence: Evidence, mechanism: Mechanism | None) -> Fingerprint | None:
+        confirmed = self.confirmations.add(fault, role, evidence, mechanism)
+        if confirmed is not None:
+            self.gaps.add(gap_of(confirmed.kind, confirmed.role, confirmed.mechanism))
+        return confirmed
 
     @property
     def is_over(self) -> bool:
@@ -257,6 +274,7 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         self.code = ActionCode(names, telling_s=telling_s)
         self.state = encoding.first_state(self.topology, self.code)
         self.confirmations = Confirmations()
+        self.gaps = set()
         self.outcomes = []
         self.spent_min = 0.0
         self.experiments = 0
@@ -328,7 +346,7 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
                 "left_share": left / self._budget_min,
                 "left_hours": min(1.0, left / 60.0),
                 "experiments": min(1.0, self.experiments / 64.0),
-                "confirmed": min(1.0, len(self.confirmations.confirmed) / 16.0),
+                "confirmed": min(1.0, len(self.gaps) / 16.0),
             },
         )
         return encoding.observe(self.state)

@@ -1,4 +1,4 @@
-"""What keeps an ML cluster alive when something breaks, and how its absence shows: the simulator's idea of a weakness.
+"""What keeps an ML cluster alive when something breaks, and how its absence shows: what is worth finding.
 
 Each protection answers some kinds of fault on some roles. Where it is absent, those faults break a promise, in its way.
 That a kind may need several protections is intended: losing a feature store takes a fallback, and an alarm beside it.
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
-from ..encoding import ROLES
-from ..hypothesis import Mechanism
+from .encoding import ROLES
+from .hypothesis import Mechanism
 
 OTHER: Final = "other"
 ALL_ROLES: Final = (*ROLES, OTHER)
@@ -90,3 +90,30 @@ def need(kinds: Sequence[str]) -> torch.Tensor:
             for protection in PROTECTIONS
         ]
     )
+
+
+class Gap(NamedTuple):
+    """Something that is missing: what a team will build, however many kinds of fault show that it is not there.
+
+    Attributes:
+        role: where.
+        lacks: name of the protection; where none is known, of the kind of fault and how it breaks a promise.
+    """
+
+    role: str
+    lacks: str
+
+
+def gap_of(kind: str, role: str, mechanism: Mechanism) -> Gap:
+    """Returns what is missing where a kind of fault on a role breaks a promise.
+
+    >>> gap_of("network.delay", "model-server", Mechanism.UNAVAILABLE)
+    Gap(role='model-server', lacks='timeout_with_fallback')
+    >>> gap_of("network.loss", "model-server", Mechanism.AMPLIFIED)
+    Gap(role='model-server', lacks='retry_budget')
+    """
+    known = role if role in ROLES else OTHER
+    answering = [one for one in PROTECTIONS if kind in one.kinds and known in one.roles]
+    # Users who give up after seconds see as unavailable what is slow to all others.
+    best = next((one for one in answering if one.mechanism is mechanism), next(iter(answering), None))
+    return Gap(role, f"{kind}|{mechanism}" if best is None else best.name)

@@ -17,8 +17,8 @@ from agent.benchmark.splits import compare, makers_of
 from agent.learning import suite
 from agent.learning.arena import Tally, compared, knowing, randomly
 from agent.settings import PACKAGED
+from envs.protections import PROTECTIONS
 from envs.simulator.pool import pool_of
-from envs.simulator.protections import PROTECTIONS
 from tests.test_agent_cli import backburn, refused
 
 POSTERIOR = str(PACKAGED / "policies" / "posterior.safetensors")

@@ -21,11 +21,11 @@ from envs import encoding
 from envs.confirmation import Cell, Confirmations
 from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM, ROLES
 from envs.history import HISTORY_FEATURES, Shown, Told, after, by_kind, in_role, never_tried
+from envs.protections import ALL_ROLES
 from envs.scoring import Evidence, Verdict
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
 from envs.simulator.gym_env import SimulatedChaosEnv, SimulatedChaosVectorEnv
 from envs.simulator.pool import KINDS, TRUTH, pool_of
-from envs.simulator.protections import ALL_ROLES
 from envs.simulator.structure import FAMILIES, Generator, Structure
 from safety.guards import judge
 from safety.limits import OPT_IN_LABEL, Limits
@@ -305,6 +305,28 @@ def test_a_weakness_pays_once_and_stopping_ends():
     assert step.over.all()
     assert not step.reward.any()
     assert not campaigns.spent_min.any(), "and the next campaign has begun"
+
+
+def test_a_gap_pays_once_whatever_shows_it():
+    drawn = pool_of(NONE, 64, seed=7)
+    campaigns = Campaigns(drawn, 64, seed=3, clusters=torch.arange(64), budget_min=(1e3, 1e3))
+    eligible = drawn.shows & (truth(drawn, "trigger_shows") == 0)
+    number = truth(drawn, "weakness").long()
+    arm = eligible.float().argmax(1)
+    same = number == number.gather(1, arm[:, None])
+    index = torch.arange(number.shape[1])
+    component, kind = index // ARMS_OF_ONE, index % ARMS_OF_ONE // len(LEVELS)
+    other = eligible & same & (kind != kind[arm][:, None]) & (component == component[arm][:, None])
+    both = other.any(1)
+    assert both.sum() >= 10
+    again = other.float().argmax(1)
+    assert campaigns.would_pay().gather(1, again[:, None])[both].all()
+    paid = sum((campaigns.step(arm).found > 0).int() for _ in range(4))
+    assert (paid == 1).all()
+    assert not campaigns.would_pay()[same].any()
+    assert campaigns.would_show().gather(1, again[:, None])[both].all()
+    told = sum((campaigns.step(again).found > 0).int() for _ in range(4))
+    assert not told[both].any()
 
 
 def test_a_component_that_was_hit_makes_the_next_experiment_on_it_wait():

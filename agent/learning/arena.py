@@ -1,7 +1,7 @@
 """Policies against each other on simulated clusters that nobody has learnt on: what each finds for the same minutes.
 
-All see the same clusters and the same luck's seed. A curve says how much severity was confirmed, distinct weaknesses
-only, against minutes spent; its normalised area is 0 for chance and 1 for whoever knows the truth.
+All see the same clusters and the same luck's seed. A curve says how much severity was confirmed, of each gap
+once, against minutes spent; its normalised area is 0 for chance and 1 for whoever knows the truth.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Tally:
 
     Attributes:
         curve: severity confirmed by each share of the budget, shape (clusters, POINTS).
-        weaknesses: distinct weaknesses confirmed, shape (clusters,).
+        weaknesses: gaps confirmed, shape (clusters,).
         false: confirmed without being weak, shape (clusters,).
     """
 
@@ -148,10 +148,10 @@ def randomly(seed: int) -> Chooser:
 
 
 def knowing(campaigns: Campaigns) -> torch.Tensor:
-    """The oracle: knows which arms would show a weakness now, and takes the best bet."""
+    """The oracle: knows which arms would show now that something else is missing, and takes the best bet."""
     state, allowed = campaigns.state, campaigns.masks()[:, :-1]
-    truth = campaigns.would_show().float().view(state.available.shape)
-    worth = worth_of(state.components, Arms(state.arms, state.history), truth).flatten(1)
+    truth = campaigns.would_pay().float().view(state.available.shape)
+    worth = worth_of(state.components, Arms(state.arms, state.history), truth, knows_gaps=True).flatten(1)
     return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
 
 

@@ -21,12 +21,6 @@ from .worth import worth_per_minute
 _PRIOR_MEAN = 0.3
 _ROLE_SD, _SHARED_SD, _KIND_SD, _ARM_SD, _NOISE_SD = 0.15, 0.15, 0.35, 0.1, 0.25
 
-_ANOTHER_KIND = 0.4
-"""What is learnt across kinds draws to a component on which something was found; what is found there next is mostly the
-same protection that is missing, seen from another side. On simulated clusters of the embedded one's form and settings,
-a factor of 0.3 to 0.5 found a quarter more missing protections in ten minutes; on others as many, and fewer signs of
-each."""
-
 
 class ThompsonPolicy:
     """Contextual Thompson sampling over arms; everything it knows is in the observation."""
@@ -41,7 +35,7 @@ class ThompsonPolicy:
             return len(mask) - 1
         odds = self._draw(observation)
         seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
-        worth = worth_per_minute(seen, torch.as_tensor(odds)[None], another_kind=_ANOTHER_KIND).flatten()
+        worth = worth_per_minute(seen, torch.as_tensor(odds)[None]).flatten()
         return int(allowed[int(worth[torch.as_tensor(allowed)].argmax())])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:

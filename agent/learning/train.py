@@ -57,7 +57,7 @@ class Progress:
     Attributes:
         step: steps done.
         loss: cross-entropy per arm, nats, averaged over the last steps.
-        found: distinct weaknesses per campaign that ended lately.
+        found: gaps per campaign that ended lately.
         steps_per_s: experiments per second, all clusters together.
     """
 

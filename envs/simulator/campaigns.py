@@ -62,7 +62,7 @@ class Step:
         p: p-values; 1 where the experiment came to nothing.
         reward: as on a real cluster.
         over: whether the campaign ended with it; where campaigns restart, the state is that of the next one already.
-        found: severity of a distinct weakness that was confirmed just now, 0 if none was.
+        found: severity of what was shown to be missing just now, for the first time; 0 if nothing was.
         false: whether something was confirmed that is no weakness.
         weak: whether the arm really was weak at that moment.
         refused: whether the action was masked; it has touched nothing and shown nothing.
@@ -92,7 +92,7 @@ class Campaigns:
         budget_min: minutes of each campaign, shape (B,).
         spent_min: minutes spent, shape (B,).
         experiments: how many there were, shape (B,).
-        confirmed: distinct weaknesses confirmed, shape (B,).
+        confirmed: how much was shown to be missing, shape (B,).
 
     Args:
         pool: clusters to begin on.
@@ -210,6 +210,11 @@ class Campaigns:
         """
         hit = (self.state.graph.bool() & self._hit_lately()[:, None, :]).any(-1)
         return self._shows_now(self.pool.truth[self.cluster], hit.repeat_interleave(ARMS_OF_ONE, 1)) & self._available
+
+    def would_pay(self) -> torch.Tensor:
+        """Returns which of these would show that something is missing of which it is not known yet, shape (B, A)."""
+        known = self._paid.gather(1, self.pool.truth[self.cluster][..., _T["weakness"]].long())
+        return self.would_show() & ~known
 
     def would_show_on(self, component: torch.Tensor) -> torch.Tensor:
         """Returns `would_show` for the arms of one component of each cluster, available or not, shape (B, K * L)."""

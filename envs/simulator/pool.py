@@ -17,8 +17,8 @@ from actuators.fault_kind import FaultKind
 from safety.limits import Limits
 
 from ..encoding import COMPONENT_FEATURES, ROLES
+from ..protections import ALL_ROLES, PROTECTIONS, SHIELD, need
 from . import graphs
-from .protections import ALL_ROLES, PROTECTIONS, SHIELD, need
 from .structure import FAMILIES, Generator
 
 KINDS: Final = tuple(CATALOGUE)
@@ -40,14 +40,14 @@ TRUTH: Final = (
     anomaly_score, severity: what is measured and what it is worth if so, in [0, 1]
     effect: how far the target itself moves, in [0, 1]
     cost_min: minutes of an experiment that finds nothing
-    weakness: number of the distinct weakness within its cluster (role, kind, mechanism)
+    weakness: number of what is missing within its cluster (role, protection)
     needs_dependency: whether it shows only shortly after a dependency was hit
     flips: whether drift turns `shows` into its opposite
     trigger_shows: of a latent fault, whether its trigger alone breaks a promise already
 """
 
-WEAKNESSES: Final = len(ALL_ROLES) * len(KINDS) * len(PROTECTIONS)
-"""How many numbers there are for distinct weaknesses."""
+WEAKNESSES: Final = len(ALL_ROLES) * len(PROTECTIONS)
+"""How many numbers there are for what may be missing."""
 
 _REPLICAS = torch.tensor([1, 2, 3, 4, 6, 8])
 _REPLICAS_ODDS = torch.tensor([0.40, 0.25, 0.12, 0.13, 0.05, 0.05])
@@ -220,7 +220,7 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
     cost = ((durations + _SETTLED_S + _POST_S) / 60.0)[None, None, :, None].expand_as(shows)
     if not structure.costs:
         cost = torch.ones(()).expand_as(shows)
-    number = (role[..., None] * len(KINDS) + torch.arange(len(KINDS))) * len(PROTECTIONS) + first
+    number = role[..., None] * len(PROTECTIONS) + first
     can_need = graph.any(-1)[..., None] & (uniform(n, places, len(KINDS)) < _NEED_OF_A_DEPENDENCY)
     flips = needs.any(-1) & (uniform(n, places, len(KINDS)) < _FLIPPING)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from actuators.errors import BadInput
 
-from .protections import PROTECTIONS
+from ..protections import PROTECTIONS
 
 FAMILIES: Final = ("layered", "tree", "star", "random", "mesh")
 """Forms of dependency graphs."""

@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from actuators.catalogue import LEVELS
+from actuators.catalogue import CATALOGUE, LEVELS
 from agent.build.parts import policy_named
 from agent.build.simulated import chaos_env
 from envs.chaos import ChaosEnv
 from envs.clusters.simulated.hidden import MECHANISMS, Hidden
 from envs.confirmation import Cell
+from envs.encoding import BUDGET_FEATURES, ROLES
+from envs.hypothesis import Mechanism
+from envs.protections import PROTECTIONS, Gap, gap_of
 from envs.scoring import Verdict
 from tests.simulation import simulation
 
@@ -165,6 +168,38 @@ def test_a_confirmed_weakness_pays_once(settings, tmp_path):
     assert rewards[1] > 0.5
     assert all(reward < 0 for reward in rewards[:1] + rewards[2:])
     world.close()
+
+
+def test_a_gap_pays_once_whatever_shows_it(settings, tmp_path):
+    """Killing and freezing the only model server show the same: there is no second one."""
+    world = simulation(
+        settings, tmp_path, hidden=Hidden({"gateway": 1, "model-server": 1, "feature-store": 1, "trainer": 2})
+    )
+    env = ChaosEnv(world, budget_min=60.0)
+    rewards, confirmed = [], []
+    for kind in ("pod.kill", "pod.kill", "pod.pause", "pod.pause"):
+        action = next(
+            a for a in np.flatnonzero(env.action_masks()) if str(env.code.decode(a)).startswith(f"{kind} on model")
+        )
+        _, reward, _, _, info = env.step(action)
+        rewards.append(reward)
+        confirmed.append(None if info["confirmed"] is None else info["confirmed"].kind)
+    assert confirmed == [None, "pod.kill", None, "pod.pause"]
+    assert [reward > 0 for reward in rewards] == [False, True, False, False]
+    assert env.gaps == {Gap("model-server", "redundancy")}
+    assert env.observation()["budget"][BUDGET_FEATURES.index("confirmed")] == pytest.approx(1 / 16)
+    world.close()
+
+
+@pytest.mark.parametrize("kind", CATALOGUE)
+def test_every_kind_of_fault_on_every_role_shows_some_gap(kind):
+    for role in (*ROLES, "billing"):
+        for mechanism in Mechanism:
+            gap = gap_of(kind, role, mechanism)
+            assert gap.role == role
+            if gap.lacks != f"{kind}|{mechanism}":
+                (one,) = [one for one in PROTECTIONS if one.name == gap.lacks]
+                assert kind in one.kinds
 
 
 def test_an_episode_ends_with_its_budget(settings, tmp_path):
