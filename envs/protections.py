@@ -103,6 +103,10 @@ class Gap(NamedTuple):
     role: str
     lacks: str
 
+    def __str__(self) -> str:
+        kind, _, mechanism = self.lacks.partition("|")
+        return f"{self.role}: {f'what bears {kind}' if mechanism else kind.replace('_', ' ')}"
+
 
 def gap_of(kind: str, role: str, mechanism: Mechanism) -> Gap:
     """Returns what is missing where a kind of fault on a role breaks a promise.

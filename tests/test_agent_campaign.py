@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from actuators.errors import BadInput
 from actuators.fault import Fault, Target
 from agent.build.parts import policy_named
 from agent.campaign import Budget, Campaign, Result
@@ -265,6 +266,26 @@ def test_names_from_outside_cannot_become_markup(finished):
     path = finished / "run.json"
     path.write_text(path.read_text().replace("the budget is spent", "<script>alert(1)</script>"))
     assert "<script>" not in rendered(finished, "html")
+
+
+def test_the_report_says_which_weaknesses_come_to_the_same_gap(finished):
+    (one, *_) = load_run(finished)["weaknesses"]
+    fingerprints = ("pod.kill|gateway|unavailable", "network.delay|gateway|slow", "pod.pause|gateway|unavailable")
+    weaknesses = [{**one, "id": f"W-{number}", "fingerprint": each} for number, each in enumerate(fingerprints)]
+    (finished / "weaknesses.json").write_text(json.dumps(weaknesses))
+    html, markdown = rendered(finished, "html"), rendered(finished, "md")
+    assert markdown.startswith("# 3 confirmed weaknesses, 2 gaps on cluster")
+    told = [line for line in markdown.splitlines() if line.startswith("- missing: ")]
+    assert sorted(told) == [
+        "- missing: gateway: redundancy, also shown by W-0",
+        "- missing: gateway: redundancy, also shown by W-2",
+        "- missing: gateway: what bears network.delay",
+    ]
+    assert html.count("also shown by <a href") == 2
+    weaknesses[0]["fingerprint"] = "pod.kill"
+    (finished / "weaknesses.json").write_text(json.dumps(weaknesses))
+    with pytest.raises(BadInput, match="not the folder of a finished run"):
+        rendered(finished, "md")
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from agent.learning.train import Lessons, taught
 from agent.learning.worth import worth_of, worth_per_minute
 from agent.settings import PACKAGED
 from envs import encoding
+from envs.encoding import ROLES
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
-from envs.simulator.pool import pool_of
+from envs.simulator.pool import KINDS, pool_of
 from envs.simulator.structure import Generator
 from tests.test_agent_cli import backburn, refused
 
@@ -157,12 +158,24 @@ def test_every_input_has_a_name(campaigns):
     assert inputs.abs().max() <= 64.0
 
 
-def test_what_is_confirmed_is_worth_nothing_more(campaigns):
-    seen = encoding.seen(campaigns.state)
-    seen["arms"][0, 0, 0, 0, encoding.OBSERVED_ARM.index("confirmed")] = 1.0
-    worth = worth_per_minute(seen, torch.full(seen["arms"].shape[:4], 0.5))
-    assert worth[0, 0, 0, 0] == 0.0
-    assert (worth[0, 0, 0, 1] < 0.1 * worth[0, 0, 1, 1]).all(), "and another level of it next to nothing"
+def test_what_is_confirmed_is_worth_nothing_more_and_what_may_show_the_same_little(pool):
+    seen = encoding.seen(Campaigns(pool, 1, seed=0, clusters=torch.tensor([0])).state)
+    odds = torch.full(seen["arms"].shape[:4], 0.5)
+    before = worth_per_minute(seen, odds)[0]
+    role = seen["components"][0, :, : len(ROLES) + 1]
+    here = int(role.sum(1).argmax())
+    delay, loss, kill = (KINDS.index(kind) for kind in ("network.delay", "network.loss", "pod.kill"))
+    seen["arms"][0, here, delay, 0, encoding.OBSERVED_ARM.index("confirmed")] = 1.0
+    left = worth_per_minute(seen, odds)[0] / before
+    assert left[here, delay, 0] == 0.0
+    for component in range(len(role)):
+        if component != here and (role[component] == role[here]).all():
+            assert (left[component, delay] < 0.1).all(), "nor elsewhere in that role"
+        if (role[component] == role[here]).all():
+            assert (left[component, loss] < left[component, kill]).all(), "another kind of the family even less"
+            assert (left[component, kill] < 1.0).all()
+        else:
+            assert (left[component] == 1.0).all()
 
 
 # ---- how it chooses -------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from actuators.catalogue import CATALOGUE
 from actuators.errors import BadInput
+from envs.hypothesis import Mechanism
+from envs.protections import Gap, gap_of
 
 from .record import SCHEMA_VERSION
 from .timeline import timeline
@@ -109,10 +111,12 @@ def _view(data: Mapping[str, Any]) -> dict[str, Any]:
     names = [component["name"] for component in topology["components"]]
     everyone = [*names, *topology["observers"]]
     outcomes = [outcome for outcome in data["outcomes"] if outcome["refusal"] is None]
-    weaknesses = sorted(data["weaknesses"], key=lambda w: (_SEVERITY_ORDER[w["severity"]], w["fault"]["target"]))
+    gaps = {weakness["id"]: _gap_of(weakness) for weakness in data["weaknesses"]}
+    weaknesses = sorted(data["weaknesses"], key=lambda w: (_SEVERITY_ORDER[w["severity"]], gaps[w["id"]]))
     return {
         **data,
-        "weaknesses": [_shown(weakness, outcomes, everyone, data["settings"]) for weakness in weaknesses],
+        "weaknesses": [_shown(weakness, outcomes, everyone, data["settings"], gaps) for weakness in weaknesses],
+        "gaps": len(set(gaps.values())),
         "unconfirmed": _unconfirmed(outcomes, weaknesses),
         "held": [outcome for outcome in outcomes if outcome["fault"] and outcome["verdict"] == "resilient"],
         "shams": [outcome for outcome in outcomes if outcome["fault"] is None],
@@ -124,13 +128,26 @@ def _view(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _gap_of(weakness: Mapping[str, Any]) -> Gap:
+    try:
+        kind, role, mechanism = weakness["fingerprint"].split("|")
+        return gap_of(kind, role, Mechanism(mechanism))
+    except ValueError:
+        named = weakness["fingerprint"]
+        raise BadInput(
+            f"not the folder of a finished run: fingerprint {named!r}; allowed is KIND|ROLE|MECHANISM"
+        ) from None
+
+
 def _shown(
     weakness: Mapping[str, Any],
     outcomes: Sequence[Mapping[str, Any]],
     everyone: Sequence[str],
     settings: Mapping[str, Any],
+    gaps: Mapping[str, Gap],
 ) -> dict[str, Any]:
-    """Returns a weakness with its picture and with who was not hit."""
+    """Returns a weakness with its picture, with what is missing, and with who was not hit."""
+    own = gaps[weakness["id"]]
     series = weakness["evidence"]["series"]
     replicates = [outcome for outcome in outcomes if _is_cell_of(outcome, weakness)]
     hit = {entry["component"] for entry in weakness["affected"]}
@@ -142,6 +159,8 @@ def _shown(
         "picture": Markup(picture),  # noqa: S704 (drawn by us from numbers; every text in it is escaped)
         "waterfall": Markup(drawn),  # noqa: S704 (likewise)
         "requests_text": as_text(requests),
+        "missing": str(own),
+        "same_gap": [other for other, gap in gaps.items() if gap == own and other != weakness["id"]],
         "not_hit": [name for name in everyone if name not in hit],
         "replicates": replicates,
         "chosen": next((one["because"]["said"] for one in replicates if one.get("because")), None),
