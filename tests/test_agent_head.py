@@ -39,8 +39,8 @@ def test_before_anything_is_told_nothing_changes(seen):
     seen, allowed = seen
     head = Head()
     odds = odds_like(allowed)
-    assert torch.allclose(head.corrected(Surroundings(seen), odds), odds)
-    assert torch.allclose(head.corrected(Surroundings(seen), odds), odds)
+    assert torch.allclose(head.corrected(Surroundings.of(seen), odds), odds)
+    assert torch.allclose(head.corrected(Surroundings.of(seen), odds), odds)
 
 
 @pytest.mark.parametrize(("column", "sign"), [(WEAKNESS, 1.0), (RESILIENT, -1.0)])
@@ -48,8 +48,8 @@ def test_an_outcome_moves_the_odds_of_its_like_most(seen, column, sign):
     seen, allowed = seen
     allowed = torch.ones_like(allowed)
     head, odds = Head(), odds_like(allowed)
-    head.corrected(Surroundings(seen), odds)
-    moved = sign * (head.corrected(Surroundings(told(seen, 0, column)), odds) - odds)
+    head.corrected(Surroundings.of(seen), odds)
+    moved = sign * (head.corrected(Surroundings.of(told(seen, 0, column)), odds) - odds)
     assert (moved > 0).all()  # all clusters lack more, or less, than was thought
     role = seen["components"][..., : len(ROLES) + 1]
     like = (role @ role[:, :1].transpose(1, 2)).squeeze(-1) > 0
@@ -73,8 +73,8 @@ def test_an_outcome_that_was_thought_likely_moves_less(seen):
 
     def weight(thought):
         head = Head()
-        head.corrected(Surroundings(seen), odds_like(allowed, thought))
-        head.corrected(Surroundings(told(seen, 0, WEAKNESS)), odds_like(allowed, thought))
+        head.corrected(Surroundings.of(seen), odds_like(allowed, thought))
+        head.corrected(Surroundings.of(told(seen, 0, WEAKNESS)), odds_like(allowed, thought))
         return float(head._mean[:, 0].mean())
 
     assert weight(0.9) < weight(0.5) < weight(0.1)
@@ -123,16 +123,16 @@ def test_what_was_masked_stays_so_and_teaches_nothing(seen):
     seen, allowed = seen
     head = Head()
     odds = odds_like(allowed & (torch.arange(allowed.shape[1]) > 0))
-    head.corrected(Surroundings(seen), odds)
-    after = head.corrected(Surroundings(told(seen, 0, WEAKNESS)), odds)
-    assert torch.equal(after, head.corrected(Surroundings(told(seen, 0, WEAKNESS)), odds))
+    head.corrected(Surroundings.of(seen), odds)
+    after = head.corrected(Surroundings.of(told(seen, 0, WEAKNESS)), odds)
+    assert torch.equal(after, head.corrected(Surroundings.of(told(seen, 0, WEAKNESS)), odds))
     assert torch.allclose(after, odds)
 
 
 def test_another_cluster_begins_anew(seen):
     seen, allowed = seen
     head, odds = Head(), odds_like(allowed)
-    head.corrected(Surroundings(seen), odds)
-    head.corrected(Surroundings(told(seen, int(allowed[0].nonzero()[0]), WEAKNESS)), odds)
+    head.corrected(Surroundings.of(seen), odds)
+    head.corrected(Surroundings.of(told(seen, int(allowed[0].nonzero()[0]), WEAKNESS)), odds)
     fewer = {name: values[:2] for name, values in seen.items()}
-    assert torch.allclose(head.corrected(Surroundings(fewer), odds[:2]), odds[:2])
+    assert torch.allclose(head.corrected(Surroundings.of(fewer), odds[:2]), odds[:2])

@@ -69,7 +69,7 @@ def test_after_minutes_of_lessons_it_beats_chance_on_clusters_it_has_never_seen(
 def test_what_campaigns_keep_up_to_date_is_what_is_seen(pool):
     campaigns = played_on(pool, 64)
     rows, arms = campaigns.masks()[:, :-1].nonzero(as_tuple=True)
-    kept, seen = Surroundings.on(campaigns), Surroundings(encoding.seen(campaigns.state))
+    kept, seen = Surroundings.on(campaigns), Surroundings.of(encoding.seen(campaigns.state))
     assert torch.allclose(kept.inputs(rows, arms), seen.inputs(rows, arms), atol=1e-6)
     odds = torch.rand(campaigns.state.available.shape, generator=torch.Generator().manual_seed(0))
     there = worth_per_minute(encoding.seen(campaigns.state), odds)
@@ -85,7 +85,7 @@ def test_its_odds_are_odds(network, pool):
     campaigns = played_on(pool, 512)
     allowed = campaigns.masks()[:, :-1]
     with torch.no_grad():
-        odds = odds_of(network, Surroundings(encoding.seen(campaigns.state)), allowed)[allowed]
+        odds = odds_of(network, Surroundings.of(encoding.seen(campaigns.state)), allowed)[allowed]
     weak = campaigns.would_show()[allowed].float()
     for low, high, within_of in ((0.0, 0.15, 0.12), (0.15, 0.4, 0.12), (0.4, 1.0, 0.2)):
         within = (odds >= low) & (odds < high)
@@ -117,8 +117,8 @@ def test_the_order_of_components_does_not_matter(network, campaigns):
     seen, allowed = encoding.seen(campaigns.state), campaigns.masks()[:, :-1]
     order = torch.randperm(seen["components"].shape[1], generator=torch.Generator().manual_seed(0))
     per_component = (len(allowed), -1, ARMS_OF_ONE)
-    there = odds_of(network, Surroundings(shuffled(seen, order)), allowed.view(per_component)[:, order].flatten(1))
-    here = odds_of(network, Surroundings(seen), allowed).view(per_component)[:, order].flatten(1)
+    there = odds_of(network, Surroundings.of(shuffled(seen, order)), allowed.view(per_component)[:, order].flatten(1))
+    here = odds_of(network, Surroundings.of(seen), allowed).view(per_component)[:, order].flatten(1)
     assert torch.allclose(there, here, atol=1e-5)
 
 
@@ -145,14 +145,14 @@ def test_padding_does_not_matter(network):
         seen = encoding.seen(campaigns.state)
         # The chance part of what is seen at first is drawn per place.
         seen["components"] = pool.components
-        odds.append(odds_of(network, Surroundings(seen), campaigns.masks()[:, :-1]))
+        odds.append(odds_of(network, Surroundings.of(seen), campaigns.masks()[:, :-1]))
     assert torch.allclose(odds[1][:, : odds[0].shape[1]], odds[0], atol=1e-5)
     assert not odds[1][:, odds[0].shape[1] :].any()
 
 
 def test_every_input_has_a_name(campaigns):
     rows, arms = campaigns.masks()[:, :-1].nonzero(as_tuple=True)
-    inputs = Surroundings(encoding.seen(campaigns.state)).inputs(rows, arms)
+    inputs = Surroundings.of(encoding.seen(campaigns.state)).inputs(rows, arms)
     assert inputs.shape == (len(rows), len(ARM_INPUTS))
     assert torch.isfinite(inputs).all()
     assert inputs.abs().max() <= 64.0
@@ -183,7 +183,7 @@ def test_what_is_confirmed_is_worth_nothing_more_and_what_may_show_the_same_litt
 
 def test_on_one_cluster_it_chooses_what_it_would_choose_among_many(network, campaigns):
     seen, masks = encoding.seen(campaigns.state), campaigns.masks()
-    together = best_bets(network, Surroundings(seen), masks)
+    together = best_bets(network, Surroundings.of(seen), masks)
     for row in range(8):
         policy = PosteriorPolicy(network)
         observation = {name: values[row].numpy() for name, values in seen.items()}
@@ -229,7 +229,7 @@ def test_what_is_stored_is_read(network, tmp_path, campaigns):
     store(network, tmp_path / "it.safetensors", {"device": "a test"})
     seen, masks = encoding.seen(campaigns.state), campaigns.masks()
     again = read(tmp_path / "it.safetensors", ArmNetwork)
-    assert torch.equal(best_bets(again, Surroundings(seen), masks), best_bets(network, Surroundings(seen), masks))
+    assert torch.equal(best_bets(again, Surroundings.of(seen), masks), best_bets(network, Surroundings.of(seen), masks))
     assert policy_named(str(tmp_path / "it.safetensors"), np.random.default_rng(0))
 
 

@@ -96,29 +96,15 @@ class Surroundings:
         arms: what is seen of every arm.
 
     Args:
-        seen: an observation with a batch dimension; see `envs.encoding.seen`.
+        components: see above.
+        graph: 1 where the row's component depends on the column's, shape (B, C, C).
+        budget: shape (B, len(BUDGET_FEATURES)).
+        arms: see above.
+        kinds: what is known of kinds on components, all levels together, shape (B, C, K) each.
+        lately: how lately components were hit, 1 just now and 0 an hour ago, shape (B, C).
     """
 
-    def __init__(self, seen: Mapping[str, torch.Tensor]) -> None:
-        arms = Arms.of(seen)
-        kinds = {name: arms.known(name).sum(-1) for name in ("weakness", "resilient")}
-        kinds |= {name: arms.known(name).amax(-1) for name in ("confirmed", "effect_last")}
-        lately = 1.0 - arms.known("minutes_since").amin((-1, -2))
-        self._fill(seen["components"], seen["graph"], seen["budget"], arms, kinds, lately)
-
-    @classmethod
-    def on(cls, campaigns: Campaigns) -> Surroundings:
-        """Returns the same of simulated campaigns, by what they keep up to date; valid until their next step."""
-        around = cls.__new__(cls)
-        state = campaigns.state
-        kinds = {name: campaigns.by_kind[..., BY_KIND.index(name)] for name in _OF_KINDS}
-        ago_h = torch.where(campaigns.hit_at_h < 0.0, 1.0, state.now_h[:, None] - campaigns.hit_at_h)
-        arms = Arms(state.arms, state.history, state.now_h)
-        lately = 1.0 - ago_h.clamp(max=1.0)
-        around._fill(state.components, state.graph, state.budget.clamp(0.0, 1.0), arms, kinds, lately)
-        return around
-
-    def _fill(
+    def __init__(
         self,
         components: torch.Tensor,
         graph: torch.Tensor,
@@ -127,16 +113,6 @@ class Surroundings:
         kinds: Mapping[str, torch.Tensor],
         lately: torch.Tensor,
     ) -> None:
-        """Computes what is shared.
-
-        Args:
-            components: see above.
-            graph: 1 where the row's component depends on the column's, shape (B, C, C).
-            budget: shape (B, len(BUDGET_FEATURES)).
-            arms: see above.
-            kinds: what is known of kinds on components, all levels together, shape (B, C, K) each.
-            lately: how lately components were hit, 1 just now and 0 an hour ago, shape (B, C).
-        """
         self.components, self.arms, self._budget = components, arms, budget
         role = components[..., :_ROLES]
         inside = role.sum(-1)
@@ -172,6 +148,25 @@ class Surroundings:
         below = weak_at.cumsum(-1) - weak_at
         above = resilient_at.flip(-1).cumsum(-1).flip(-1) - resilient_at
         self._per_level = torch.stack([below, above], dim=-1)  # (B, C, K, L, 2)
+
+    @classmethod
+    def of(cls, seen: Mapping[str, torch.Tensor]) -> Surroundings:
+        """Returns those of an observation with a batch dimension; see `envs.encoding.seen`."""
+        arms = Arms.of(seen)
+        kinds = {name: arms.known(name).sum(-1) for name in ("weakness", "resilient")}
+        kinds |= {name: arms.known(name).amax(-1) for name in ("confirmed", "effect_last")}
+        lately = 1.0 - arms.known("minutes_since").amin((-1, -2))
+        return cls(seen["components"], seen["graph"], seen["budget"], arms, kinds, lately)
+
+    @classmethod
+    def on(cls, campaigns: Campaigns) -> Surroundings:
+        """Returns the same of simulated campaigns, by what they keep up to date; valid until their next step."""
+        state = campaigns.state
+        kinds = {name: campaigns.by_kind[..., BY_KIND.index(name)] for name in _OF_KINDS}
+        ago_h = torch.where(campaigns.hit_at_h < 0.0, 1.0, state.now_h[:, None] - campaigns.hit_at_h)
+        arms = Arms(state.arms, state.history, state.now_h)
+        lately = 1.0 - ago_h.clamp(max=1.0)
+        return cls(state.components, state.graph, state.budget.clamp(0.0, 1.0), arms, kinds, lately)
 
     def inputs(self, rows: torch.Tensor, arms: torch.Tensor) -> torch.Tensor:
         """Returns the inputs of chosen arms.

@@ -101,12 +101,12 @@ class PosteriorPolicy:
             BadInput: the observation holds something that is no number.
         """
         seen, masks = batch_of_one(observation, mask)
-        return int(best_bets(self._network, Surroundings(seen), masks, self._head)[0])
+        return int(best_bets(self._network, Surroundings.of(seen), masks, self._head)[0])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
-        odds = believed(self._network, Surroundings(seen), masks[:, :-1], self._head)
+        odds = believed(self._network, Surroundings.of(seen), masks[:, :-1], self._head)
         known: npt.NDArray[np.float64] = odds[0].double().numpy()
         return known
 

@@ -68,7 +68,7 @@ class PpoPolicy:
         seen, masks = batch_of_one(observation, mask)
         if self._network.teacher_hidden is not None:
             known: npt.NDArray[np.float64] = (
-                believed(self._network.teacher, Surroundings(seen), masks[:, :-1], self._head)[0].double().numpy()
+                believed(self._network.teacher, Surroundings.of(seen), masks[:, :-1], self._head)[0].double().numpy()
             )
             return known
         looks = self._network.looks_at(seen, masks)

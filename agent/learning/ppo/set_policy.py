@@ -171,7 +171,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         looks = looks_at(seen, masks)
         if self.teacher_hidden is None:
             return looks
-        return looks._replace(bets=self._bets(Surroundings(seen), looks, head))
+        return looks._replace(bets=self._bets(Surroundings.of(seen), looks, head))
 
     @torch.no_grad()
     def _bets(self, around: Surroundings, looks: Looks, head: Head | None) -> torch.Tensor:
