@@ -10,6 +10,7 @@ import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.buffers import RolloutBuffer
 
+from agent.learning.ppo.choosing import new_policy
 from agent.learning.ppo.device import DevicePPO, DeviceRolloutBuffer
 from agent.learning.ppo.looks import looks_at
 from agent.learning.ppo.set_policy import SetPolicy
@@ -148,6 +149,23 @@ def test_with_nothing_allowed_it_stops(pool):
         actions, _, log_prob, _ = model.policy.choose(looks_at(encoding.seen(model.campaigns.state), masks))
     assert (actions == model.campaigns.stop).all()
     assert torch.allclose(log_prob, torch.zeros_like(log_prob), atol=1e-5)
+
+
+def test_who_shuns_what_was_hit_lately_does_not_stop_for_it(pool):
+    """Once every component was hit, all of them are shunned: the choice among them changes, and that to stop does not."""
+    policy, campaigns = new_policy(16, teacher=8), campaigns_on(pool)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        campaigns.step(torch.multinomial(campaigns.masks()[:, :-1].float(), 1, generator=random).squeeze(1))
+    stops = torch.full((8,), campaigns.stop)
+    looks = policy.looks_on(campaigns)
+    kept = looks.at(torch.zeros(8, dtype=torch.long))
+    with torch.no_grad():
+        before, first = policy.judge(kept, stops)[1], policy.choose(looks, deterministic=True)[0]
+        policy.rest.fill_(4.0)
+        after, then = policy.judge(kept, stops)[1], policy.choose(looks, deterministic=True)[0]
+    assert torch.allclose(before, after, atol=1e-4)
+    assert (first != then).any()
 
 
 def test_on_a_leash_the_entropy_says_how_far_it_has_strayed(pool):
