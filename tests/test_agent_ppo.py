@@ -152,7 +152,7 @@ def test_with_nothing_allowed_it_stops(pool):
 
 
 def test_who_shuns_what_was_hit_lately_does_not_stop_for_it(pool):
-    """Once every component was hit, all of them are shunned: the choice among them changes, and that to stop does not."""
+    """Once every component was hit, all are shunned: the choice among them changes, and the one to stop does not."""
     policy, campaigns = new_policy(16, teacher=8), campaigns_on(pool)
     random = torch.Generator().manual_seed(0)
     for _ in range(20):
