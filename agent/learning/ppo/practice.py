@@ -64,7 +64,7 @@ class Practice:
     minibatch: int = 1024
     epochs: int = 6
     critic_first: int = 3
-    rate: float = 3e-3
+    rate: float = 1e-3
     leash: float = 0.01
     discount: float = 0.99
     clip: float = 0.15

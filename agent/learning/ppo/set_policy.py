@@ -36,12 +36,6 @@ _SHARPNESS = 5.0
 
 _STOP = -8.0
 
-_REST = (1.0, 3.0, 9.0)
-"""Powers of how lately a component was hit: what fades within five minutes, within two, and within half a one."""
-
-_REST_SCALE = 5.0
-"""Nats; Adam moves all parameters at one pace, and these few should not be the last."""
-
 
 class SetPolicy(MaskableActorCriticPolicy):
     """The policy for `MaskablePPO` and `DevicePPO`; see `MaskableActorCriticPolicy` for what is not told here.
@@ -105,8 +99,6 @@ class SetPolicy(MaskableActorCriticPolicy):
         if self.teacher_hidden is not None:
             self.teacher = ArmNetwork(self.teacher_hidden).requires_grad_(requires_grad=False)
             self.log_sharpness = nn.Parameter(torch.tensor(math.log(_SHARPNESS)))
-            self.rest = nn.Parameter(torch.zeros(len(_REST)))
-            """By how much a component's best bet is worth less just after it was hit, by how fast that fades."""
             with torch.no_grad():
                 for layer in (self.choice, self.stop):
                     layer.weight.zero_()
@@ -140,16 +132,13 @@ class SetPolicy(MaskableActorCriticPolicy):
         return z, torch.relu(self.of_all(whole))
 
     def _component_logits(
-        self, z: torch.Tensor, whole: torch.Tensor, able: torch.Tensor, best_bets: torch.Tensor, lately: torch.Tensor
+        self, z: torch.Tensor, whole: torch.Tensor, able: torch.Tensor, best_bets: torch.Tensor
     ) -> torch.Tensor:
         """Returns log-probabilities of components and, last, of `stop`, shape (N, C + 1)."""
         each = self.choice(torch.relu(self.choice_here(z) + self.choice_whole(whole)[:, None, :])).squeeze(-1)
-        if self.teacher_hidden is not None:
-            prices = zip(_REST_SCALE * self.rest, _REST, strict=True)
-            best_bets = best_bets - sum(price * lately**fades for price, fades in prices)
         each = (each + self._sharp(best_bets)).masked_fill(~able, _IMPOSSIBLE)
-        # Whether to stop is one choice, and where to go on another: no component is shunned for being one of many that
-        # were hit lately, and what shifts all of them shifts nothing.
+        # Whether to stop is one choice, and where to go on another: what makes all components less attractive, such as
+        # that each of them was hit lately, must not end the campaign.
         each = torch.log_softmax(each, dim=-1).masked_fill(~able, _IMPOSSIBLE)
         return torch.log_softmax(torch.cat([each, self.stop(whole)], dim=-1), dim=-1)
 
@@ -202,7 +191,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         """Returns actions, values and log-probabilities, shape (N,) each, and what to keep to judge them later."""
         z, whole = self._encoded(looks)
         n, c, m = looks.open.shape
-        of_component = self._component_logits(z, whole, looks.able, looks.bets.amax(-1), looks.lately)
+        of_component = self._component_logits(z, whole, looks.able, looks.bets.amax(-1))
         component = _drawn(of_component, deterministic)
         stops = component == c
         kept = looks.at(torch.where(stops, 0, component))
@@ -241,8 +230,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         """
         z, whole = self._encoded(kept)
         of_arm, weak = self._arm_logits(z[torch.arange(len(at), device=at.device), at], whole, kept)
-        of_component = self._component_logits(z, whole, kept.able, kept.best_bets, kept.lately)
-        return of_component, of_arm, weak, whole
+        return self._component_logits(z, whole, kept.able, kept.best_bets), of_arm, weak, whole
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """Returns what can be learnt without any change of what is chosen.
@@ -251,7 +239,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         """
         if self.teacher_hidden is None:
             return list(self.value.parameters())
-        apart = {"choice", "stop", "arm", "log_sharpness", "rest", "teacher"}
+        apart = {"choice", "stop", "arm", "log_sharpness", "teacher"}
         return [value for name, value in self.named_parameters() if name.split(".")[0] not in apart]
 
     def leashed_to(self, usual: SetPolicy) -> None:
