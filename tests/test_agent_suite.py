@@ -173,6 +173,8 @@ def test_a_picture_escapes_names():
 def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(BadInput, match="unknown policy 'magic'"):
         makers_of(["magic"])
+    with pytest.raises(BadInput, match="two policies are called 'posterior'"):
+        makers_of([POSTERIOR, POSTERIOR])
     refused(
         backburn("benchmark", "--split", "iid,other", "--run-dir", tmp_path / "x"),
         2,

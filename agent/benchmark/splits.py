@@ -67,7 +67,12 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     found: dict[str, list[Maker]] = {}
     for name in names:
         if is_path(name):
-            found |= _trained(Path(name))
+            trained = _trained(Path(name))
+            if found.keys() & trained.keys():
+                raise BadInput(
+                    f"two policies are called {Path(name).stem!r}; allowed are files and folders of other names"
+                )
+            found |= trained
         elif name in known:
             found[name] = [known[name]]
         else:

@@ -1,6 +1,6 @@
-"""A Ray of our own on this host, for as long as a training lasts; nothing of it stays.
+"""A Ray of our own on this host, for as long as a training or a comparison lasts; nothing of it stays.
 
-What a killed training has left behind is ended at the next start: its processes have the folder in their command line
+What a killed one has left behind is ended at the next start: its processes have the folder in their command line
 or among their files, and its name is unique.
 """
 
@@ -32,7 +32,7 @@ def local_ray(folder: Path, cpus: int, gpus: int) -> Iterator[None]:
     """Starts Ray and ends all of it; once in a process, for Ray keeps its first secret and folder.
 
     Args:
-        folder: of the training; remembers where Ray's files are.
+        folder: of what is done; remembers where Ray's files are.
         cpus: how many it may think it has.
         gpus: likewise.
 
@@ -65,7 +65,7 @@ def own_ground(folder: Path) -> Iterator[Path]:
     """Prepares this process to start Ray, and ends whatever it has started.
 
     Args:
-        folder: of the training; remembers where Ray's files are.
+        folder: of what is done; remembers where Ray's files are.
 
     Yields:
         A folder for Ray's files, which is removed in the end.
@@ -108,10 +108,10 @@ def own_ground(folder: Path) -> Iterator[Path]:
 
 
 def end_leftovers(folder: Path) -> list[int]:
-    """Ends what a killed training has left running; returns the pids.
+    """Ends what a killed process has left running; returns the pids.
 
     Args:
-        folder: of the training.
+        folder: as for `own_ground`.
 
     Raises:
         BackburnError: something could not be ended.
