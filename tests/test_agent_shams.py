@@ -64,7 +64,8 @@ def test_a_larger_shift_is_seen_more_often_and_a_large_one_nearly_always(measure
     for shares in power.values():
         assert list(shares) == sorted(shares)
     mean = [sum(shift) / len(power) for shift in zip(*power.values(), strict=True)]
-    assert mean[0] < 0.5 < mean[2], mean
+    assert mean[0] < 0.1, mean
+    assert mean[-1] > 0.8, mean  # a step counter has to lose what it has gained since
 
 
 def test_a_rate_keeps_its_promise_only_if_enough_was_seen():

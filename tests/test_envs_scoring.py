@@ -289,6 +289,35 @@ def test_the_maximum_over_more_windows_is_compared_with_maxima_over_as_many():
     assert np.mean(np.array(p) <= 0.05) < 0.12  # 26 % if each window were tested for itself
 
 
+def test_a_series_that_jumps_by_itself_hides_nothing_of_one_that_never_does():
+    """One look in ten has a stall of 50 to 500 ms somewhere; an error share that is always 0 rises to 0.1."""
+    random = np.random.default_rng(0)
+    series = ("client/p50_ms", "client/error_share")
+
+    def quiet(count: int) -> np.ndarray:
+        p50 = 15.0 + random.normal(0, 1, count) + (random.uniform(size=count) < 0.03) * random.uniform(50, 500, count)
+        return np.stack([p50, np.zeros(count)], axis=1)
+
+    calibration = Calibration(series, SHAPE, [quiet(400)])
+    calm = {"client/p50_ms": np.zeros(4), "client/error_share": np.full(4, 0.1)}
+    found = conformal_test(calibration, calm, UNIT_WINDOWS, 0.05)
+    assert found.p <= 0.05
+    assert set(found.moved(0.05)) == {"client/error_share"}
+    jumps = [
+        conformal_test(calibration, dict(zip(series, (quiet(4) - [15.0, 0.0]).T, strict=True)), UNIT_WINDOWS, 0.05).p
+        for _ in range(400)
+    ]
+    assert np.mean(np.array(jumps) <= 0.05) < 0.08
+
+
+def test_units_of_which_nothing_was_known_are_no_yardstick():
+    stretch = np.zeros((100, 1))
+    stretch[:60] = np.nan
+    calibration = Calibration(("client/error_share",), SHAPE, [stretch])
+    found = conformal_test(calibration, {"client/error_share": np.full(4, 1.0)}, UNIT_WINDOWS, 0.05)
+    assert found.p > 1 / (calibration.size(UNIT_WINDOWS) + 1)
+
+
 def test_e_values_calibrate():
     p = np.random.default_rng(0).uniform(size=200_000)
     assert np.mean(0.5 / np.sqrt(p)) == pytest.approx(1.0, abs=0.02)

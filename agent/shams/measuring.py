@@ -38,6 +38,7 @@ def measure(folder: Path, console: Console) -> None:
         "schema_version": SCHEMA_VERSION,
         "alpha": settings.scoring.alpha,
         "judged_by": {},
+        "shifts_sd": list(SHIFTS),
         "power": {},
     }
     found["minutes"] = {n: round(_minutes(recording), 2) for n, recording in recordings.items()}
@@ -60,9 +61,9 @@ def measure(folder: Path, console: Console) -> None:
 
 
 def _power_lines(power: Mapping[str, tuple[float, ...]]) -> list[str]:
-    head = "  ".join(f"{shift:g} sd" for shift in SHIFTS)
+    head = "  ".join(f"{f'{shift:g} sd':>5}" for shift in SHIFTS)
     lines = [f"  seen of a series that is worse by{'':<5}{head}"]
-    return lines + [f"  {name:<38}" + "  ".join(f"{share:4.0%}" for share in of) for name, of in power.items()]
+    return lines + [f"  {name:<38}" + "  ".join(f"{share:5.0%}" for share in of) for name, of in power.items()]
 
 
 def _printed(row: Row) -> str:
