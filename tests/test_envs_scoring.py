@@ -7,9 +7,9 @@ import pytest
 
 from actuators.fault import Fault, Target
 from envs.clusters.base import Component, Topology
-from envs.conformal import conformal_test, e_value
 from envs.hypothesis import Clause, Hypothesis, Mechanism, Phases
 from envs.scoring import UNIT_WINDOWS, Record, Scorer, Verdict
+from envs.scoring.conformal import conformal_test, e_value
 from envs.telemetry.snapshot import Snapshot
 from envs.windows import Calibration, Shape, rows, window_medians
 

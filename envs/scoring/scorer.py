@@ -1,8 +1,8 @@
 """From one experiment's measurements to evidence and a verdict.
 
 A *weakness* needs both: a promise of the hypothesis broken for several samples in a row, and a p-value that this
-cluster's own fault-free time rarely gives (`envs.conformal`). An effect on the target alone only proves that the fault
-took. What could not be measured is `invalid` or `inconclusive`, never `resilient`.
+cluster's own fault-free time rarely gives (`conformal`). An effect on the target alone only proves that the fault took.
+What could not be measured is `invalid` or `inconclusive`, never `resilient`.
 
 *Silence* is the last finding: it is one only where every other promise was kept. That no alert fires is no rare event
 that fault-free time could be compared with; it is how a healthy cluster is. So the statement under test is "something
@@ -15,139 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 
-from actuators.fault import Fault
-
-from .clusters.base import Topology
+from ..clusters.base import Topology
+from ..hypothesis import Broken, Hypothesis, Mechanism, Phases, blinded, broken_clauses, outages
+from ..telemetry.snapshot import Snapshot, component_of, metric_of
+from ..windows import Array, Calibration, median_over_windows, rows, window_medians
 from .conformal import Family, conformal_test, e_value, robust_z
-from .hypothesis import Broken, Hypothesis, Mechanism, Phases, blinded, broken_clauses, outages
-from .telemetry.snapshot import Snapshot, component_of, metric_of
-from .windows import Array, Calibration, median_over_windows, rows, window_medians
-
-DURING_WINDOWS = 4
-"""Windows from the injection on that are tested: what a fault does, it mostly begins to do by then."""
-
-LATE_WINDOWS = 2
-"""Last windows in force that are tested as well: queues grow and data ages until the fault's end."""
-
-POST_WINDOWS = 2
-UNIT_WINDOWS = DURING_WINDOWS + LATE_WINDOWS + POST_WINDOWS
-"""Longest test stretch, in windows; calibration needs units of this length."""
+from .evidence import Evidence, Families, Record, Score, Verdict
+from .tested import UNIT_WINDOWS, TestedWindows
 
 _MOST_UNKNOWN = 0.10
 _BAD_TIME_ALLOWED = 0.10
 _WEIGHT_SPREAD, _WEIGHT_BUDGET, _WEIGHT_SILENT = 0.8, 0.6, 0.5
 _TERMS_OF_THEIR_OWN = frozenset({Mechanism.NOT_RECOVERED, Mechanism.SILENT})
-
-
-class Verdict(StrEnum):
-    """What one experiment amounts to."""
-
-    RESILIENT = "resilient"
-    WEAKNESS = "weakness"
-    INCONCLUSIVE = "inconclusive"
-    INVALID = "invalid"
-    TOOL_ERROR = "tool_error"
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one experiment showed: the only thing that a policy learns from it.
-
-    Attributes:
-        verdict: what it amounts to.
-        effect: how far the target itself moved, in [0, 1]; proves no more than that the fault took.
-        anomaly_score: how far the cluster left what its hypothesis allows, in [0, 1].
-        impact: the raw deviation anywhere, in [0, 1]; shown, never rewarded.
-        p: p-value of the hypothesis family, or of the target's own series where silence is all there is; NaN when it
-            could not be computed.
-        p_floor: the smallest p-value that this much calibration can give.
-        mde: the smallest shift that would have been significant, in tolerances, for the least sensitive promise.
-        e_value: evidence against "no weakness", to be multiplied over replicates.
-        recovery_ratio: time to recover over the time allowed; infinite if it did not in time, NaN if nobody waited.
-        spread: how far components moved that do not depend on the target, in [0, 1].
-        silent: whether the target was out, or a promise broke, without an alert; None where no alerts can be seen.
-        cost_min: what the experiment cost, minutes.
-    """
-
-    verdict: Verdict
-    effect: float = 0.0
-    anomaly_score: float = 0.0
-    impact: float = 0.0
-    p: float = math.nan
-    p_floor: float = 1.0
-    mde: float = math.inf
-    e_value: float = 1.0
-    recovery_ratio: float = 0.0
-    spread: float = 0.0
-    silent: bool | None = None
-    cost_min: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Evidence, with what a reader needs to believe it.
-
-    Attributes:
-        evidence: the numbers.
-        broken: every broken promise, the most telling first.
-        reason: the verdict in one sentence.
-        recovery_s: seconds from the injection until all promises were kept for good; None if they never were.
-        moved: series that moved significantly, with the size of the move in tolerances, largest first.
-    """
-
-    evidence: Evidence
-    broken: tuple[Broken, ...]
-    reason: str
-    recovery_s: float | None
-    moved: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One experiment as it was measured.
-
-    Attributes:
-        fault: what was done; None for a sham.
-        took: whether the fault's symptom was observed; True for a sham.
-        snapshots: from before the reference windows to the end, oldest first.
-        phases: when its parts began.
-        without: quarantined components, whose series are out of the game.
-        cost_min: what it cost, minutes.
-    """
-
-    fault: Fault | None
-    took: bool
-    snapshots: Sequence[Snapshot]
-    phases: Phases
-    without: frozenset[str] = frozenset()
-    cost_min: float = 0.0
-
-    @property
-    def after_injection(self) -> list[Snapshot]:
-        """The snapshots from the injection on."""
-        return [snapshot for snapshot in self.snapshots if snapshot.at_s > self.phases.injected_s]
-
-
-class Families(NamedTuple):
-    """The series of one experiment, tested in groups: around the target, they say how far a fault has reached.
-
-    Attributes:
-        promised: what the hypothesis names.
-        inside: what belongs to the target.
-        exposed: what needs the target.
-        outside: what has no reason to notice.
-    """
-
-    promised: Family
-    inside: Family
-    exposed: Family
-    outside: Family
 
 
 class Scorer:
@@ -203,7 +85,7 @@ class Scorer:
 
     def families(self, record: Record, topology: Topology) -> Families:
         """Tests what was promised, what belongs to the target, what needs it, and what has no reason to notice."""
-        tested = _TestedWindows(self.calibration, record)
+        tested = TestedWindows(self.calibration, record)
         promised = self._test(self._promised(record, tested))
         return Families(promised, *self._test_radius(record, topology, tested))
 
@@ -229,7 +111,7 @@ class Scorer:
 
     # ---- what is tested -------------------------------------------------------------------------------------------
 
-    def _promised(self, record: Record, tested: _TestedWindows) -> dict[str, Array]:
+    def _promised(self, record: Record, tested: TestedWindows) -> dict[str, Array]:
         """Returns the test windows of every promised series, chosen by what its promise says."""
         windows: dict[str, Array] = {}
         for clause in self._hypothesis.clauses:
@@ -244,7 +126,7 @@ class Scorer:
                 windows[clause.series] = at_deadline if len(at_deadline) else tested.post(clause.series)
         return windows
 
-    def _test_radius(self, record: Record, topology: Topology, tested: _TestedWindows) -> tuple[Family, Family, Family]:
+    def _test_radius(self, record: Record, topology: Topology, tested: TestedWindows) -> tuple[Family, Family, Family]:
         """Tests what belongs to the target, what needs the target, and what has no reason to notice."""
         if record.fault is None:
             return self._test({}), self._test({}), self._test({})
@@ -340,59 +222,6 @@ class Scorer:
             return math.inf if any(b.mechanism is Mechanism.NOT_RECOVERED for b in broken) else math.nan
         allowed_s = max((clause.recover_within_s for clause in self._hypothesis.clauses), default=1.0)
         return max(0.0, phases.recovered_s - phases.cleared_s) / allowed_s
-
-
-class _TestedWindows:
-    """One experiment's windows, each minus the median of the reference windows before the injection."""
-
-    def __init__(self, calibration: Calibration, record: Record) -> None:
-        self._series = calibration.series
-        self._shape = calibration.shape
-        self._record = record
-        phases, window_s = record.phases, self._shape.window_s
-        before = self._cut(phases.injected_s - self._shape.quiet_s, self._shape.reference)
-        self._reference = median_over_windows(before) if len(before) else np.full(len(self._series), np.nan)
-        in_force = int((phases.cleared_s - phases.injected_s) // window_s)
-        late = min(LATE_WINDOWS, max(0, in_force - DURING_WINDOWS))
-        first = self._cut(phases.injected_s, min(in_force, DURING_WINDOWS))
-        last = self._cut(phases.cleared_s - late * window_s, late)
-        self._during = np.concatenate([first, last]) - self._reference
-        post_s = phases.ended_s - POST_WINDOWS * window_s
-        self._post = self._cut(max(post_s, phases.injected_s), POST_WINDOWS) - self._reference
-
-    def during(self, series: str) -> Array:
-        """Returns the first and the last windows in force of one series."""
-        return self._column(self._during, series)
-
-    def post(self, series: str) -> Array:
-        """Returns the last windows of one series."""
-        return self._column(self._post, series)
-
-    def from_injection(self, series: str, seconds: float) -> Array:
-        """Returns the windows of one series that begin so long after the injection; none if it was over by then."""
-        start_s = self._record.phases.injected_s + seconds
-        if start_s + self._shape.window_s > self._record.phases.ended_s:
-            return np.empty(0)
-        return self._column(self._cut(start_s, POST_WINDOWS) - self._reference, series)
-
-    def lowest(self, series: str) -> Array:
-        """Returns the lowest of all windows of one series, minus the last one before the injection.
-
-        One number however long the experiment was: fault-free, a series that only ever grows falls back in no window.
-        """
-        started_s = self._record.phases.injected_s
-        before = self._column(self._cut(started_s - self._shape.window_s, 1), series)
-        since = self._column(self._cut(started_s), series)
-        known = since[np.isfinite(since)]
-        return known.min(keepdims=True) - before if len(known) else np.empty(0)
-
-    def _cut(self, start_s: float, windows: int | None = None) -> Array:
-        cut = window_medians(self._record.snapshots, self._series, start_s, self._shape)
-        return cut if windows is None else cut[: rows(windows)]
-
-    def _column(self, windows: Array, series: str) -> Array:
-        column: Array = windows[:, self._series.index(series)]
-        return column
 
 
 def _is_silence_alone(broken: Sequence[Broken]) -> bool:

@@ -18,17 +18,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .telemetry.snapshot import Metric, metric_of
-from .windows import Array, Calibration
+from ..telemetry.snapshot import Metric, metric_of
+from ..windows import Array, Calibration
 
 _MAD_TO_SIGMA = 1.4826
 _Z_LIMIT = 20.0
 """Of what a policy is shown; a test ranks, and needs none."""
 
 _LEAST_TAIL = 6.0
-"""In robust standard deviations. Minutes of fault-free time say little about a tail, least of all about that of a series
-which never moved in them: on fault-free time of the embedded cluster the promises' test alarms twice as often with 1 as
-with 6, and with 6 no oftener than if one bar were set for all."""
+"""In robust standard deviations. Minutes of fault-free time say little about a tail, least of all about that of a
+series which never moved in them: on fault-free time of the embedded cluster the promises' test alarms twice as often
+with 1 as with 6, and with 6 no oftener than if one bar were set for all."""
 
 
 @dataclass(frozen=True, slots=True)
