@@ -121,6 +121,34 @@ def test_no_masked_action_is_ever_drawn(pool):
     assert refused == 0
 
 
+def test_what_only_the_critic_may_know_changes_no_choice(pool):
+    model = device_ppo(pool, policy_kwargs={"privileged": True})
+    looks, outlook = model.policy.looks_on(model.campaigns), model.campaigns.outlook()
+    chosen = []
+    with torch.no_grad():
+        for shown in (outlook, torch.zeros_like(outlook), None):
+            torch.manual_seed(5)
+            chosen.append(model.policy.choose(looks, outlook=shown))
+        judged = [model.policy.judge(kept, actions) for actions, _, _, kept in chosen]
+    for other, again in zip(chosen[1:], judged[1:], strict=True):
+        assert torch.equal(other[0], chosen[0][0])
+        assert torch.equal(other[2], chosen[0][2])
+        assert not torch.equal(other[1], chosen[0][1]), "the critic does look at it"
+        assert all(torch.equal(here, there) for here, there in zip(again[1:], judged[0][1:], strict=True))
+
+
+def test_a_policy_is_kept_without_its_privileged_critic(pool):
+    model = device_ppo(pool, policy_kwargs={"privileged": True})
+    collected(model)
+    model.train()
+    kept = new_policy(model.policy.hidden)
+    kept.load_state_dict(model.policy.acting())
+    with torch.no_grad():
+        here = model.policy.choose(model.policy.looks_on(model.campaigns), deterministic=True)[0]
+        there = kept.choose(kept.looks_on(model.campaigns), deterministic=True)[0]
+    assert torch.equal(here, there)
+
+
 def test_one_policy_serves_clusters_of_any_size_and_order(pool):
     policy = device_ppo(pool).policy
     large = campaigns_on(pool_of(Generator((20, 24)), 16, seed=2), 4)
@@ -158,9 +186,9 @@ def test_where_to_go_on_does_not_decide_whether_to_stop(pool):
     kept = policy.looks_on(campaigns).at(torch.zeros(8, dtype=torch.long))
     with torch.no_grad():
         before = policy.judge(kept, stops)[1]
-        policy.choice.bias.sub_(20.0)
+        policy.network.choice.bias.sub_(20.0)
         shunned = policy.judge(kept, stops)[1]
-        policy.stop.bias.add_(1.0)
+        policy.network.stop.bias.add_(1.0)
         tired = policy.judge(kept, stops)[1]
     assert torch.allclose(before, shunned, atol=1e-4)
     assert (tired > before + 0.9).all()
@@ -175,7 +203,7 @@ def test_on_a_leash_the_entropy_says_how_far_it_has_strayed(pool):
         alone = model.policy.judge(kept, actions)
         model.policy.leashed_to(usual)
         near = model.policy.judge(kept, actions)
-        model.policy.choice.weight.mul_(3.0)
+        model.policy.network.choice.weight.mul_(3.0)
         far = model.policy.judge(kept, actions)
     assert (alone[2] > 0.0).all()
     assert torch.equal(near[1], alone[1])

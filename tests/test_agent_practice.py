@@ -49,7 +49,7 @@ def trained(pool, teacher, folder, practice=BRIEF, tell=lambda _: None, origin="
 
 def taught_by(teacher):
     policy = new_policy(16, teacher.hidden)
-    policy.teacher.load_state_dict(teacher.state_dict())
+    policy.network.teacher.load_state_dict(teacher.state_dict())
     return policy
 
 
@@ -110,10 +110,10 @@ def test_while_the_critic_learns_no_choice_changes(pool, teacher, has_teacher):
             batch_size=32,
             n_epochs=1,
             seed=3,
-            policy_kwargs={"teacher": teacher.hidden if has_teacher else None},
+            policy_kwargs={"teacher": teacher.hidden, "privileged": True} if has_teacher else {},
         )
         if has_teacher:
-            model.policy.teacher.load_state_dict(teacher.state_dict())
+            model.policy.network.teacher.load_state_dict(teacher.state_dict())
         campaigns = Campaigns(pool, 64, seed=9)
         chosen = preferring(model.policy)(campaigns)
         before = {name: value.clone() for name, value in model.policy.state_dict().items()}
@@ -124,10 +124,10 @@ def test_while_the_critic_learns_no_choice_changes(pool, teacher, has_teacher):
 
     changed, same = played(1)
     assert same
-    assert "value.0.weight" in changed
+    assert ("network.critic.layers.0.weight" if has_teacher else "network.value.0.weight") in changed
     changed, _ = played(0)
-    assert "choice.weight" in changed
-    assert not any(name.startswith("teacher.") for name in changed)
+    assert "network.choice.weight" in changed
+    assert not any(name.startswith("network.teacher.") for name in changed)
 
 
 def test_who_hurries_is_paid_less_for_what_is_found_late(pool, teacher):
@@ -135,7 +135,7 @@ def test_who_hurries_is_paid_less_for_what_is_found_late(pool, teacher):
         campaigns, settings = Campaigns(pool, 32, seed=0), {"n_steps": 24, "batch_size": 64, "n_epochs": 1, "seed": 3}
         network = {"hidden": 8, "teacher": teacher.hidden}
         model = DevicePPO(campaigns, hurries=hurries, policy_kwargs=network, **settings)
-        model.policy.teacher.load_state_dict(teacher.state_dict())
+        model.policy.network.teacher.load_state_dict(teacher.state_dict())
         _, callback = model._setup_learn(10**6)
         model.collect_rollouts(model.env, callback, model.rollout_buffer, 24)
         return model.rollout_buffer._numbers["rewards"]

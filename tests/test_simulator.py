@@ -329,6 +329,24 @@ def test_a_gap_pays_once_whatever_shows_it():
     assert not told[both].any()
 
 
+def test_what_is_left_to_be_found_is_what_would_pay():
+    drawn = pool_of(NONE, 32, seed=8)
+    campaigns = Campaigns(drawn, 32, seed=4, clusters=torch.arange(32), budget_min=(1e3, 1e3))
+    severity, gap = truth(drawn, "severity"), truth(drawn, "weakness").long()
+    for _ in range(12):
+        pays, found = campaigns.would_pay(), campaigns.outlook()
+        for row in range(32):
+            graver = {int(n): 0.0 for n in gap[row, pays[row]]}
+            for number, grave in zip(gap[row, pays[row]].tolist(), severity[row, pays[row]].tolist(), strict=True):
+                graver[number] = max(graver[number], grave)
+            first = sorted(graver.values(), reverse=True)[:3] + [0.0] * 3
+            expected = [sum(graver.values()) / 4.0, len(graver) / 8.0, *first[:3]]
+            assert found[row].tolist() == pytest.approx(expected, abs=1e-5)
+        arm = torch.where(pays.any(1), pays.float().argmax(1), campaigns.stop)
+        campaigns.step(arm)
+    assert (campaigns.confirmed > 1).any()
+
+
 def test_a_component_that_was_hit_makes_the_next_experiment_on_it_wait():
     drawn = pool_of(replace(NONE, structure=replace(Structure.none(), costs=True)), 32, seed=8)
     campaigns = Campaigns(drawn, 32, seed=4, clusters=torch.arange(32), budget_min=(1e3, 1e3))

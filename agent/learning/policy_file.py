@@ -24,6 +24,7 @@ from .arms import ARM_INPUTS
 from .policy import Policy
 from .posterior import ArmNetwork, PosteriorPolicy
 from .ppo.choosing import PpoPolicy, new_policy
+from .ppo.looks import LATELY_MIN
 from .ppo.set_policy import SetPolicy
 
 FORMAT: Final = 2
@@ -31,7 +32,7 @@ Network: TypeAlias = ArmNetwork | SetPolicy
 
 _PPO_INPUTS = (
     *COMPONENT_FEATURES,
-    "hit_lately",
+    *(f"hit_within_{scale:g}_min" for scale in LATELY_MIN),
     *BUDGET_FEATURES,
     *BY_KIND,
     *IN_ROLE,

@@ -28,6 +28,9 @@ ARMS_OF_ONE: Final = len(KINDS) * len(LEVELS)
 MOST_EXPERIMENTS: Final = 64
 """A campaign ends after so many, whatever is left of its minutes."""
 
+OUTLOOK: Final = ("severity", "gaps", "first", "second", "third")
+"""What is left to be found: all of it together, how many gaps, and the three gravest."""
+
 _UNITS = 80
 _ALPHA = 0.05
 _RECENT_H = 5.0 / LONG_MIN
@@ -125,6 +128,7 @@ class Campaigns:
         self._row = torch.arange(count, device=self.device)
         self._intensity = torch.tensor(LEVELS, device=self.device)
         self._truth = pool.truth.view(-1, len(TRUTH))
+        self._gaps = pool.gaps()
         self._triggered_by = _latent_by_trigger().to(self.device)
         places = pool.places
         self.arms = places * ARMS_OF_ONE
@@ -215,6 +219,15 @@ class Campaigns:
         """Returns which of these would show that something is missing of which it is not known yet, shape (B, A)."""
         known = self._paid.gather(1, self.pool.truth[self.cluster][..., _T["weakness"]].long())
         return self.would_show() & ~known
+
+    def outlook(self) -> torch.Tensor:
+        """Returns what is left to be found, shape (B, len(OUTLOOK)).
+
+        The simulator's truth, for a critic that helps to learn; no policy may choose by it.
+        """
+        left = self._gaps[self.cluster].masked_fill(self._paid, 0.0)
+        count = (left > 0).sum(1, keepdim=True)
+        return torch.cat([left.sum(1, keepdim=True) / 4.0, count / 8.0, left.topk(len(OUTLOOK) - 2).values], dim=1)
 
     def would_show_on(self, component: torch.Tensor) -> torch.Tensor:
         """Returns `would_show` for the arms of one component of each cluster, available or not, shape (B, K * L)."""

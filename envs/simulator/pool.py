@@ -121,6 +121,13 @@ class Pool:
         hidden = [TRUTH.index(name) for name in ("needs_dependency", "trigger_shows")]
         return self.shows & (self.truth[..., hidden] == 0).all(-1)
 
+    def gaps(self) -> torch.Tensor:
+        """Returns how grave each gap is that `tells`, 0 where there is none, shape (N, WEAKNESSES)."""
+        severity = torch.where(self.tells, self.truth[..., TRUTH.index("severity")], 0.0)
+        number = self.truth[..., TRUTH.index("weakness")].long()
+        none = torch.zeros((len(self), WEAKNESSES), device=severity.device)
+        return none.scatter_reduce(1, number, severity, "amax")
+
     def to(self, device: str | torch.device) -> Pool:
         """Returns the same clusters on another device."""
         return Pool(*(getattr(self, each.name).to(device) for each in fields(self)))

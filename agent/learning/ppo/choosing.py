@@ -51,7 +51,7 @@ class PpoPolicy:
     """
 
     def __init__(self, network: SetPolicy) -> None:
-        self._network = network.eval().requires_grad_(requires_grad=False)
+        self._policy = network.eval().requires_grad_(requires_grad=False)
         self._head = Head()
 
     def choose(self, observation: Observation, mask: Mask) -> int:
@@ -61,17 +61,19 @@ class PpoPolicy:
             BadInput: the observation holds something that is no number.
         """
         seen, masks = batch_of_one(observation, mask)
-        return int(self._network.choose(self._network.looks_at(seen, masks, self._head), deterministic=True)[0][0])
+        return int(self._policy.choose(self._policy.looks_at(seen, masks, self._head), deterministic=True)[0][0])
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
-        if self._network.teacher_hidden is not None:
+        if self._policy.teacher_hidden is not None:
             known: npt.NDArray[np.float64] = (
-                believed(self._network.teacher, Surroundings.of(seen), masks[:, :-1], self._head)[0].double().numpy()
+                believed(self._policy.network.teacher, Surroundings.of(seen), masks[:, :-1], self._head)[0]
+                .double()
+                .numpy()
             )
             return known
-        looks = self._network.looks_at(seen, masks)
+        looks = self._policy.looks_at(seen, masks)
         _, components, per_component = looks.open.shape
         each = torch.arange(components)
         everywhere = looks._replace(
@@ -81,6 +83,6 @@ class PpoPolicy:
                 if values is not None
             }
         )
-        *_, weak = self._network.judge(everywhere.at(each), each * per_component)
+        *_, weak = self._policy.judge(everywhere.at(each), each * per_component)
         odds: npt.NDArray[np.float64] = (weak.sigmoid() * looks.open[0]).flatten().double().numpy()
         return odds

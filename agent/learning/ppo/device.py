@@ -184,7 +184,7 @@ class DevicePPO(MaskablePPO):
         with torch.no_grad():
             for _ in range(n_rollout_steps):
                 looks = self.policy.looks_on(campaigns)
-                actions, values, log_prob, kept = self.policy.choose(looks)
+                actions, values, log_prob, kept = self.policy.choose(looks, outlook=self._outlook())
                 per_component = looks.open.shape[2]
                 weak = campaigns.would_show_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
                 rollout_buffer.chose(kept, actions, values, log_prob, weak & kept.open)
@@ -202,12 +202,15 @@ class DevicePPO(MaskablePPO):
                 if not callback.on_step():
                     return False
             looks = self.policy.looks_on(campaigns)
-            rollout_buffer.finish(self.policy.choose(looks, deterministic=True)[1])
+            rollout_buffer.finish(self.policy.choose(looks, deterministic=True, outlook=self._outlook())[1])
         over, earned, lasted = torch.stack(ended, dim=1).flatten(1).cpu()
         for reward, length in zip(earned[over > 0].tolist(), lasted[over > 0].tolist(), strict=True):
             cast("Any", self.ep_info_buffer).append({"r": reward, "l": length, "t": 0.0})
         callback.on_rollout_end()
         return True
+
+    def _outlook(self) -> torch.Tensor | None:
+        return self.campaigns.outlook() if self.policy.network.critic is not None else None
 
     def train(self) -> None:
         """Learns to choose, as MaskablePPO does, and then how likely the arms that were looked at are weak."""
@@ -231,7 +234,7 @@ class DevicePPO(MaskablePPO):
 
     def _train_critic(self) -> None:
         """Learns what states are worth to the policy as it is; nothing of what it chooses by is changed."""
-        optimizer = self.policy.optimizer_class(self.policy.critic_parameters(), lr=_CRITIC_RATE)  # type: ignore[call-arg]
+        optimizer = self.policy.optimizer_class(self.policy.network.critic_parameters(), lr=_CRITIC_RATE)  # type: ignore[call-arg]
         for _ in range(_CRITIC_EPOCHS):
             for samples in self.rollout_buffer.get(self.batch_size):
                 values, *_ = self.policy.judge(samples.observations, samples.actions)

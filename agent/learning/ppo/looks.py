@@ -18,7 +18,9 @@ STATS: Final = (*BY_KIND, *IN_ROLE)
 """What is known of one kind of fault on one component, all levels together, and on others of its role."""
 
 _ROLES = len(ROLES) + 1
-_LATELY_H = 5.0 / LONG_MIN
+LATELY_MIN: Final = (1.0, 5.0)
+"""How lately something was is seen on these scales: the one of a cool-down, and the one of a weakness that shows only
+beside another fault."""
 
 
 class Looks(NamedTuple):
@@ -30,7 +32,8 @@ class Looks(NamedTuple):
         kinds: what is known of kinds on components, shape (N, C, K, len(BY_KIND)). What is allowed is not among it: SB3
             asks what a state is worth without saying what is masked in it.
         in_role: what is known of them on others of the role, shape (N, C, K, len(IN_ROLE)).
-        lately: how lately components were hit, 1 just now and falling by e every five minutes, shape (N, C).
+        lately: how lately components were hit, 1 just now and falling by e with every scale of `LATELY_MIN`, shape
+            (N, C, len(LATELY_MIN)).
         budget: shape (N, features).
         history: of every arm, shape (N, C, M, len(HISTORY_FEATURES)).
         open: which arms are allowed, shape (N, C, M), bool.
@@ -69,6 +72,7 @@ class Looks(NamedTuple):
             torch.cat([self.kinds[row, component], self.in_role[row, component]], dim=-1),
             history if self.now_h is None else as_seen(history, self.now_h),
             self.open[row, component],
+            self.budget[:, :0],
         )
 
 
@@ -83,6 +87,7 @@ class Kept(NamedTuple):
         here: what is known of kinds on the chosen component, shape (N, K, len(STATS)).
         history: of its arms, shape (N, M, len(HISTORY_FEATURES)).
         open: which of these are allowed, shape (N, M), bool.
+        outlook: what only a critic may know, see `Campaigns.outlook`; shape (N, 0) where it does not.
     """
 
     components: torch.Tensor
@@ -96,6 +101,7 @@ class Kept(NamedTuple):
     here: torch.Tensor
     history: torch.Tensor
     open: torch.Tensor
+    outlook: torch.Tensor
 
 
 def looks_at(seen: Mapping[str, torch.Tensor], masks: torch.Tensor | None) -> Looks:
@@ -156,4 +162,5 @@ def looks_on(campaigns: Campaigns) -> Looks:
 
 def _lately(ago_h: torch.Tensor) -> torch.Tensor:
     # What is long ago, and never, is seen as an hour.
-    return (-ago_h.clamp(max=1.0) / _LATELY_H).exp()
+    ago = ago_h.clamp(max=1.0)
+    return torch.stack([(-ago * (LONG_MIN / scale)).exp() for scale in LATELY_MIN], dim=-1)

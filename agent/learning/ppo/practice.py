@@ -50,6 +50,7 @@ class Practice:
         rate: learning rate at first; it falls to nothing in a line.
         leash: price of straying from the teacher, per nat.
         discount: of rewards, per experiment.
+        trace: lambda of GAE: how far the critic is distrusted. One that is privileged deserves trust.
         clip: of PPO.
         hurries: see `device.DevicePPO`.
         hidden: width of the network.
@@ -64,9 +65,10 @@ class Practice:
     minibatch: int = 1024
     epochs: int = 6
     critic_first: int = 3
-    rate: float = 1e-3
+    rate: float = 2e-3
     leash: float = 0.01
     discount: float = 0.99
+    trace: float = 0.5
     clip: float = 0.15
     hurries: bool = True
     hidden: int = 32
@@ -172,7 +174,7 @@ def practised(
         best = aim.area(model.policy) if aim is not None else 0.0
         say(f"begins as its teacher; area {best:.3f}")
         for policy in beside.values():
-            policy.load_state_dict(model.policy.state_dict())
+            policy.load_state_dict(model.policy.acting())
     model.policy.leashed_to(beside["usual"].to(model.device))
     formats = ["csv", *(["tensorboard"] if importlib.util.find_spec("tensorboard") else [])]
     left = practice.steps * practice.batch - model.num_timesteps
@@ -193,6 +195,7 @@ def _model(pool: Pool, practice: Practice, teacher: ArmNetwork, rank: int) -> De
     model = DevicePPO(
         Campaigns(pool, practice.batch, seed=seed + 2, budget_min=practice.budget_min),
         critic_first=practice.critic_first,
+        weak_epochs=0,  # the teacher knows how likely arms are weak, and nobody asks that head
         hurries=practice.hurries,
         n_steps=practice.rollout,
         batch_size=practice.minibatch,
@@ -200,16 +203,18 @@ def _model(pool: Pool, practice: Practice, teacher: ArmNetwork, rank: int) -> De
         learning_rate=LinearSchedule(practice.rate, 0.0, 1.0),
         clip_range=practice.clip,
         gamma=practice.discount,
+        gae_lambda=practice.trace,
         ent_coef=practice.leash,
         seed=practice.seed,
         policy_kwargs={
             "hidden": practice.hidden,
             "teacher": teacher.hidden,
+            "privileged": True,
             "optimizer_class": AveragingAdam,
             "optimizer_kwargs": {"eps": _EPSILON},
         },
     )
-    model.policy.teacher.load_state_dict(teacher.state_dict())
+    model.policy.network.teacher.load_state_dict(teacher.state_dict())
     # All begin as the same network, and then have luck of their own.
     torch.manual_seed(seed)
     return model
@@ -269,7 +274,7 @@ class _Watch(BaseCallback):
         area = self._best if self._aim is None else self._aim.area(model.policy)
         if area > self._best:
             self._best = area
-            self._beside["best"].load_state_dict(model.policy.state_dict())
+            self._beside["best"].load_state_dict(model.policy.acting())
         self.logger.record("aside/area", area)
         self._keeper.keep(
             lambda path: checkpoint.store(model, self._beside, path, self._settings, best=self._best),
