@@ -117,10 +117,15 @@ class Drill:
             "not_clean": len(standing),
             "orphans": left,
             "runs": [of_run(folder) for folder in sorted(self.settings.runs_dir.glob("*/run.json"))],
-            "growth_per_1000_experiments": {name: growth(self.samples, column) for column, name in columns},
+            "growth_per_1000_experiments": {name: growth(self._longest(), column) for column, name in columns},
             "samples": self.samples,
             "well": all(answer.well for answer in answers) and not standing and not left and not events[LEAKED],
         }
+
+    def _longest(self) -> list[list[float]]:
+        """Returns the samples of the process that lived longest: by SIGKILL the last one has had least of the time."""
+        lived = Counter(pid for pid, *_ in self.samples)
+        return [sample for sample in self.samples if lived[sample[0]] == max(lived.values())]
 
     def entries(self) -> list[Entry]:
         """Returns the journal."""
