@@ -86,7 +86,7 @@ class Display:
         self._spent_min = 0.0
         self._phase, self._fault = "starting", ""
         self._ends_at_s: float | None = None
-        self._now_s = 0.0
+        self._now_s: float | None = None
         self._findings: list[str] = []
         self._experiments = 0
         self._spoke_s = time.monotonic()
@@ -158,7 +158,7 @@ class Display:
             self.say(f"      {self._phase}{self._countdown()}", "dim")
 
     def _countdown(self) -> str:
-        if self._ends_at_s is None:
+        if self._ends_at_s is None or self._now_s is None:
             return ""
         left_s = max(0.0, self._ends_at_s - self._now_s)
         return f", reverts in {left_s:.0f} s" if self._phase == "in force" else f", at most {left_s:.0f} s more"

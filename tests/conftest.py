@@ -32,12 +32,22 @@ _ALONE = (
 )
 """Modules whose tests start real processes and look at when they do what: nothing else may run beside them."""
 
+_TOGETHER = (
+    "test_staging_alerts.py",
+    "test_staging_cards.py",
+    "test_staging_data.py",
+    "test_staging_settings.py",
+    "test_staging_storage.py",
+    "test_staging_world_model.py",
+)
+"""Of these, the ones that only compute, or wait for what they have started however long it takes."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs the machine for itself, before anything is chosen by its mark."""
     for item in items:
-        if item.path.name.startswith(_ALONE):
+        if item.path.name.startswith(_ALONE) and item.path.name not in _TOGETHER:
             item.add_marker(pytest.mark.alone)
 
 
