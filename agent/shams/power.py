@@ -2,7 +2,7 @@
 
 A scorer that never alarms keeps every promise about false alarms. How large a shift has to be for it to be significant
 is the other half: measured on the same recorded time, series by series, at some robust standard deviations of how far
-its windows wander by themselves. What breaks a promise is mostly ten of them and more.
+its windows wander by themselves.
 """
 
 from __future__ import annotations

@@ -223,6 +223,7 @@ class Campaigns:
     def outlook(self) -> torch.Tensor:
         """Returns what is left to be found, shape (B, len(OUTLOOK)).
 
+        As the cluster was at first: what drifts, and what shows only beside another fault, is not in it.
         The simulator's truth, for a critic that helps to learn; no policy may choose by it.
         """
         left = self._gaps[self.cluster].masked_fill(self._paid, 0.0)

@@ -100,8 +100,7 @@ class SetNetwork(nn.Module):
         heard = self.message(z)
         for means, message in zip((_means(graph), _means(graph.transpose(1, 2)), like), self.messages, strict=True):
             heard = torch.baddbmm(heard, means, message(z))
-        z = heard
-        z = torch.relu(z) * inside
+        z = torch.relu(heard) * inside
         count = inside.sum(1)
         whole = torch.cat(
             [z.sum(1) / count.clamp(min=1.0), z.amax(1), seen.budget, count.clamp(min=1.0).log2() / 6.0], dim=-1
