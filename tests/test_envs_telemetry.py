@@ -217,6 +217,20 @@ def test_counters_are_differentiated_over_a_second_or_so(answers):
     assert rates[-1] == 80.0
 
 
+def test_rounds_that_come_early_or_late_do_not_change_the_time_over_which_counters_are_differentiated(answers):
+    clock = ManualClock()
+    scraper = Scraper(lambda: [answers.exporter], {"web/restarts": ("web", Rate("x_total"))}, clock)
+    rates = []
+    for look, late_s in enumerate([0.0, 0.01, -0.01, 0.02, -0.02, 0.01, -0.01, 0.0]):
+        answers.body = b"# TYPE x counter\nx_total %d\n" % (0 if look < 4 else 100)  # all in one round
+        rates.append(scraper.round().values.get("web/restarts"))
+        clock.advance(0.5 + late_s)
+    scraper.close()
+    assert rates[1:4] == [0.0] * 3
+    assert rates[4:6] == pytest.approx([100.0, 100.0], rel=0.05)
+    assert rates[6:] == [0.0] * 2
+
+
 def test_a_poller_hands_every_look_out_once_and_ends(scraper):
     poller = Poller(scraper, 0.01)
     poller.start()

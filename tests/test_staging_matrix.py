@@ -110,7 +110,9 @@ class TestWeakTogether:
 
 @each_sign
 def test_weak(tmp_path, switch, sign):
-    world, env = started(embedded_config(tmp_path, switch))
+    # A single replica that has just been joined by another, in a busy moment, bears the kill.
+    weak = (switch, "serving.autoscale") if switch == "serving.replicas" else (switch,)
+    world, env = started(embedded_config(tmp_path, *weak))
     try:
         outcome = revealed(env, switch, sign, "weak")
         assert outcome.verdict is Verdict.WEAKNESS, outcome.score.reason

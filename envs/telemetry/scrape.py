@@ -117,9 +117,14 @@ class Scraper:
         looks = self._looks.get(exporter, deque())
         if look is not None:
             looks.append(look)
-        while len(looks) > 2 and looks[-1].at_s - looks[1].at_s >= self._over_s:
+        # The nearest look, not the first old enough: rounds come a little early or late, and every other change would
+        # then be over one round more. An outage of seconds is seen for as long as it outlasts this time.
+        while len(looks) > 2 and self._is_nearer(looks[-1].at_s - looks[1].at_s, looks[-1].at_s - looks[0].at_s):
             looks.popleft()
         return looks
+
+    def _is_nearer(self, age_s: float, than_s: float) -> bool:
+        return abs(age_s - self._over_s) <= abs(than_s - self._over_s)
 
     def _change(self, exporter: Exporter, look: Look) -> Change:
         first = self._looks[exporter][0]
