@@ -26,7 +26,7 @@ from envs.scoring import Verdict
 
 from .findings.record import now_text
 from .findings.remedies import remedy_for
-from .findings.weakness import Weakness, weakness_of
+from .findings.weakness import Weakness, reproduced_by, weakness_of
 from .learning.policy import Policy
 from .learning.reasons import Explainer, Reason
 
@@ -40,6 +40,10 @@ class Record(Protocol):
 
     def weakness(self, weakness: Weakness) -> None:
         """Keeps a confirmed weakness, at once: what comes next may be the end."""
+        ...
+
+    def milder(self, weakness: Weakness) -> None:
+        """A weakness that was kept before has been seen in a milder form."""
         ...
 
 
@@ -200,54 +204,73 @@ class Campaign:
 
     # ---- what was found -------------------------------------------------------------------------------------------
 
-    def _conclude(self, fingerprint: Fingerprint, began_s: float) -> None:
-        """Looks for the mildest form of a confirmed weakness, and writes it down."""
-        cell = self._env.confirmations.confirmed[fingerprint]
-        confirmed_min = (self._now_s() - began_s) / 60.0
-        weakness = weakness_of(
+    def _conclude(self, confirmed: Fingerprint, began_s: float) -> None:
+        """Writes down what is confirmed, then looks for its mildest form; on the way more may be confirmed."""
+        waiting = [confirmed]
+        while waiting:
+            fingerprint = waiting.pop(0)
+            cell = self._env.confirmations.confirmed[fingerprint]
+            weakness = self._weakness(fingerprint, cell)
+            self._result.weaknesses.append(weakness)
+            self._result.confirmed_min.append((self._now_s() - began_s) / 60.0)
+            # At once: to shrink it takes minutes, and may be the end.
+            self._record.weakness(weakness)
+            self._progress.confirmed(weakness)
+            mildest, more = self._shrunk(cell, fingerprint.mechanism, began_s)
+            waiting += more
+            if mildest != cell:
+                self._result.weaknesses[-1] = reproduced_by(weakness, mildest)
+                self._record.milder(self._result.weaknesses[-1])
+
+    def _weakness(self, fingerprint: Fingerprint, cell: Cell) -> Weakness:
+        return weakness_of(
             fingerprint,
             cell,
             self._env.confirmations.cells[cell],
             self._env.outcomes,
             severity_of=lambda outcome: severity(outcome, self._env.topology),
-            mildest=self._shrunk(cell, fingerprint.mechanism, began_s),
             remedy=remedy_for(fingerprint),
             seed=self._seed,
             seen_at=now_text(),
         )
-        self._result.weaknesses.append(weakness)
-        self._result.confirmed_min.append(confirmed_min)
-        self._record.weakness(weakness)
-        self._progress.confirmed(weakness)
 
-    def _shrunk(self, cell: Cell, mechanism: Mechanism, began_s: float) -> Cell:
-        """Returns the mildest level of a cell's arm that still shows this weakness, as far as the reserve reaches."""
+    def _shrunk(self, cell: Cell, mechanism: Mechanism, began_s: float) -> tuple[Cell, list[Fingerprint]]:
+        """Returns the mildest level of a cell's arm that still shows this weakness, as far as the reserve reaches.
+
+        And what else was confirmed on the way.
+        """
+        mildest, confirmed = cell, list[Fingerprint]()
         for level in sorted((level for level in LEVELS if level < cell.intensity), reverse=True):
             milder = self._env.fault_at(cell._replace(intensity=level))
             spent_min = (self._now_s() - began_s) / 60.0
             beside_choices_min = spent_min - self._env.spent_min
             if milder is None or self._env.is_over or beside_choices_min > self._budget.reserve_min:
-                return cell
+                break
             self._progress.chose(milder, spent_min)
-            outcome = self._env.experiment(milder)
-            self._env.learn(outcome)
+            try:
+                outcome = self._env.experiment(milder)
+            except (Interrupted, NotSteady):
+                break  # whether the campaign goes on is for its loop to see
+            also = self._env.learn(outcome)
+            confirmed += [] if also is None else [also]
             self._tell("shrink")
             if outcome.verdict is not Verdict.WEAKNESS or outcome.mechanism is not mechanism:
-                return cell
-            cell = Cell.of(milder)
-        return cell
+                break
+            mildest = Cell.of(milder)
+        return mildest, confirmed
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
     def _tell(self, why: str, reason: Reason | None = None) -> None:
         """Writes down what the environment did since the last time: the choice, and before it its control, if any."""
-        new = self._env.outcomes[self._told :]
+        first, new = self._told, self._env.outcomes[self._told :]
         self._told = len(self._env.outcomes)
         for index, outcome in enumerate(new):
             is_last = index == len(new) - 1
             purpose = why if is_last else "control"
             self._record.outcome(outcome, purpose, reason if is_last else None)
             self._progress.judged(outcome, purpose)
+        self._env.let_go(first)
 
     def _why_over(self, outcome: Outcome | None) -> str:
         obstacle = self._env.experimenter.supervisor.obstacle()

@@ -20,7 +20,7 @@ from .build.local import LocalWorld
 from .build.parts import policy_named
 from .build.simulated import SimulatedWorld
 from .build.state import lever_of
-from .calibration import recalled, remember
+from .calibration import Stretch, key_of, recalled, remember
 from .campaign import Budget, Campaign, Result
 from .findings.ground_truth import compare
 from .findings.notebook import Notebook, Witness
@@ -155,8 +155,10 @@ class Run:
                 self._phases.entered("ending everything", None, None)
         except (Interrupted, NotSteady) as error:
             self.result.ended_by = str(error)
-        except (BadInput, Unsafe):
-            self.folder.discard_if_empty()
+        except (BadInput, Unsafe) as error:
+            if not self.folder.discard_if_empty():
+                self.result.ended_by = str(error)
+                self._conclude("failed")
             raise
         except BaseException as error:
             self.result.ended_by = f"{type(error).__name__}: {error}"
@@ -210,15 +212,19 @@ class Run:
     def _calibrate(self, experimenter: Experimenter) -> None:
         """Learns how the cluster wanders by itself; what an earlier run learnt counts if it still fits."""
         store = self._settings.cluster_state_dir / "calibration.npz"
-        calibration, source = experimenter.scorer.calibration, self._settings.telemetry.source
+        calibration = experimenter.scorer.calibration
+        key = key_of(calibration, experimenter.cluster.topology(), self._settings.telemetry.source)
         with self._timed("calibration_s"):
-            earlier = [] if self._afresh else recalled(store, calibration, experimenter.cluster.topology(), source)
+            earlier = [] if self._afresh else recalled(store, key)
             experimenter.calibrate(24 if earlier else self._settings.scoring.units)
-            if earlier and calibration.resembles(earlier):
-                calibration.stretches.extend(earlier)
+            if not calibration.resembles([stretch.windows for stretch in earlier]):
+                earlier = []
+            calibration.stretches[:0] = [stretch.windows for stretch in earlier]
             experimenter.calibrate(self._settings.scoring.units)
         if not self._afresh:
-            remember(store, calibration, experimenter.cluster.topology(), source)
+            now_s = time.time()
+            fresh = [Stretch(windows, now_s) for windows in calibration.stretches[len(earlier) :]]
+            remember(store, [*earlier, *fresh], key)
 
     def _conclude(self, state: str) -> None:
         """Writes down what was found, whatever ended the run."""

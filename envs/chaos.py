@@ -210,7 +210,10 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         trigger = kind_of(fault.kind).trigger
         if trigger is None or outcome.verdict is not Verdict.WEAKNESS:
             return outcome
-        control = self._control(trigger, fault.target)
+        try:
+            control = self._control(trigger, fault.target)
+        except (Interrupted, NotSteady):
+            control = Verdict.INVALID  # what was found is kept; whether anything more may be done, the next gate tells
         if control is Verdict.RESILIENT:
             return outcome
         what = "breaks promises already" if control is Verdict.WEAKNESS else f"could not be judged ({control})"
@@ -226,6 +229,13 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         self.state = encoding.after_experiment(self.state, self.code.index(self.code.encode(fault)), outcome.evidence)
         role = self.topology.component(fault.target.name).role
         return self._add(fault, role, outcome.evidence, outcome.mechanism)
+
+    def let_go(self, first: int) -> None:
+        """Lets go of the traces from the `first` outcome on: whoever needs them has written them down.
+
+        A trace is a tenth of a megabyte, and a campaign may last for days.
+        """
+        self.outcomes[first:] = [replace(outcome, trace={}) for outcome in self.outcomes[first:]]
 
     def recall(self, experiences: Iterable[Experience]) -> int:
         """Takes over what earlier campaigns on this cluster have shown, oldest first, as if it were long ago.

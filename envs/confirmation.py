@@ -97,8 +97,9 @@ class Confirmations:
         cell = Cell.of(fault)
         replicates = self.cells.setdefault(cell, Replicates())
         replicates.evidence.append(evidence)
-        if evidence.verdict is Verdict.WEAKNESS and mechanism is not None:
-            replicates.mechanisms.append(mechanism)
+        if evidence.verdict is not Verdict.WEAKNESS or mechanism is None:
+            return None  # one that is inconclusive may add to the evidence, and shows nobody what is wrong
+        replicates.mechanisms.append(mechanism)
         if not replicates.confirmed or replicates.mechanism is None:
             return None
         fingerprint = Fingerprint(fault.kind, role, replicates.mechanism)

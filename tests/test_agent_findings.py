@@ -12,7 +12,7 @@ from actuators.fault import Fault, Target
 from agent.findings.ground_truth import SWITCHES, UNPLANTED, compare
 from agent.findings.ledger import Ledger
 from agent.findings.remedies import knowledge, remedy_for
-from agent.findings.weakness import Weakness, identifier, weakness_of
+from agent.findings.weakness import Weakness, identifier, reproduced_by, weakness_of
 from envs.confirmation import Cell, Confirmations, Fingerprint
 from envs.hypothesis import Broken, Mechanism
 from envs.outcome import Outcome
@@ -45,7 +45,6 @@ def weakness(mechanism=Mechanism.UNAVAILABLE, **changes) -> Weakness:
         confirmations.cells[Cell.of(KILL)],
         outcomes,
         severity_of=lambda outcome: 0.9,
-        mildest=Cell.of(KILL),
         remedy=remedy_for(Fingerprint("pod.kill", "model-server", mechanism)),
         seed=3,
         seen_at="2026-01-01T00:00:00+00:00",
@@ -77,6 +76,13 @@ def test_invalid_experiments_and_tool_errors_do_not_count():
     assert len(confirmations.cells[Cell.of(KILL)].evidence) == 2
 
 
+def test_what_is_inconclusive_confirms_nothing_by_itself():
+    """However much evidence it adds: who wants to write the weakness down needs an experiment that shows it."""
+    weak, unsure = outcome(e_value=2.9), outcome(Verdict.INCONCLUSIVE, e_value=1.8)
+    assert confirmed(weak, weak, unsure, unsure)[1] == [None] * 4
+    assert confirmed(weak, weak, unsure, unsure, weak)[1][-1] is not None
+
+
 def test_levels_of_one_arm_are_cells_of_their_own_and_one_weakness():
     harder = replace(KILL, intensity=1.0)
     said = confirmed(outcome(), outcome(), outcome(fault=harder), outcome(fault=harder))[1]
@@ -105,6 +111,19 @@ def test_the_same_weakness_has_the_same_name_in_every_run():
 
 
 # ---- ledger ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_mildest_form_that_any_run_has_seen_is_the_one_to_repeat(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db")
+    harsh = replace(weakness(), reproducer=weakness().reproducer | {"intensity": 1.0})
+    ledger.record([harsh])
+    mild = reproduced_by(harsh, Cell.of(KILL))
+    assert ledger.milder(mild)["intensity"] == KILL.intensity
+    assert ledger.record([harsh])[0].reproducer == mild.reproducer
+    assert ledger.milder(harsh) == mild.reproducer
+    (kept,) = ledger.all()
+    assert (kept["reproducer"], kept["runs"]) == (mild.reproducer, 2)
+    ledger.close()
 
 
 def test_a_weakness_seen_again_is_updated_and_not_doubled(tmp_path):

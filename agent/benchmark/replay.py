@@ -87,6 +87,9 @@ class Log(Silent):
     def weakness(self, weakness: Weakness) -> None:
         """Keeps nothing."""
 
+    def milder(self, weakness: Weakness) -> None:
+        """Keeps nothing."""
+
     def chose(self, fault: object, spent_min: float, reason: Reason | None = None) -> None:
         """Says nothing."""
 

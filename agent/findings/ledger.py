@@ -72,6 +72,20 @@ class Ledger:
                     connection.execute(_WEAKNESSES.update().where(_WEAKNESSES.c.id == merged.id).values(**values))
         return known
 
+    def milder(self, weakness: Weakness) -> dict[str, Any]:
+        """Takes in that a known weakness was seen in a milder form.
+
+        Returns:
+            How the mildest form that any run has seen is reproduced.
+        """
+        with self._engine.begin() as connection:
+            row = connection.execute(sql.select(_WEAKNESSES).where(_WEAKNESSES.c.id == weakness.id)).one()
+            known = json.loads(row.document)
+            known["reproducer"] = _milder(known["reproducer"], weakness.reproducer)
+            update = _WEAKNESSES.update().where(_WEAKNESSES.c.id == weakness.id)
+            connection.execute(update.values(document=json.dumps(known)))
+        return dict(known["reproducer"])
+
     def all(self) -> list[dict[str, Any]]:
         """Returns every weakness as JSON, newest first, with the number of runs that saw it."""
         with self._engine.connect() as connection:
@@ -96,5 +110,10 @@ class Ledger:
 
 
 def _merged(weakness: Weakness, row: sql.Row[Any]) -> Weakness:
-    data = weakness.to_json() | {"first_seen": row.first_seen, "state": row.state}
+    reproducer = _milder(json.loads(row.document)["reproducer"], weakness.reproducer)
+    data = weakness.to_json() | {"first_seen": row.first_seen, "state": row.state, "reproducer": reproducer}
     return Weakness(**data)
+
+
+def _milder(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return known if known["intensity"] < new["intensity"] else new

@@ -64,6 +64,18 @@ class Notebook:
         for witness in self._witnesses:
             witness.weakness(weakness)
 
+    def milder(self, weakness: Weakness) -> None:
+        """Keeps the milder form in which a weakness that was kept before has been seen."""
+        ledger = Ledger(self._ledger)
+        try:
+            reproducer = ledger.milder(weakness)
+        finally:
+            ledger.close()
+        for kept in self.weaknesses:
+            if kept["id"] == weakness.id:
+                kept["reproducer"] = reproducer
+        self.write()
+
     def write(self) -> None:
         """Writes `weaknesses.json`, also where there is none."""
         self._folder.json("weaknesses.json", self.weaknesses)

@@ -63,10 +63,12 @@ class RunFolder:
             raise BadInput(f"{path} was written in schema version {version}; this Backburn reads {SCHEMA_VERSION}")
         return folder
 
-    def discard_if_empty(self) -> None:
-        """Takes the folder away again if no experiment was ever recorded in it: nothing happened."""
-        if not (self.path / "outcomes.jsonl").exists():
+    def discard_if_empty(self) -> bool:
+        """Takes the folder away again if no experiment was ever recorded in it, and tells so: nothing happened."""
+        is_empty = not (self.path / "outcomes.jsonl").exists()
+        if is_empty:
             shutil.rmtree(self.path)
+        return is_empty
 
     def settings(self, settings: Mapping[str, Any]) -> None:
         """Keeps the effective settings."""

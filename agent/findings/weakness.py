@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from actuators.catalogue import kind_of
@@ -112,7 +112,6 @@ def weakness_of(
     outcomes: Sequence[Outcome],
     *,
     severity_of: Callable[[Outcome], float],
-    mildest: Cell,
     remedy: Remedy,
     seed: int,
     seen_at: str,
@@ -125,7 +124,6 @@ def weakness_of(
         replicates: the cell's experiments.
         outcomes: all experiments of the run; those on the cell are its evidence.
         severity_of: how much an experiment's result matters, in [0, 1].
-        mildest: the mildest cell of the same arm that was seen to show it.
         remedy: what to do about it.
         seed: of the campaign.
         seen_at: UTC, ISO 8601.
@@ -164,11 +162,7 @@ def weakness_of(
             for series, size in clearest.score.moved
         ],
         recovery_s=clearest.score.recovery_s,
-        reproducer={
-            "command": f"backburn replay {identifier(fingerprint)}",
-            "intensity": mildest.intensity,
-            "amount": kind_of(fault.kind).described(mildest.intensity),
-        },
+        reproducer=_reproducer(identifier(fingerprint), cell),
         remedy={"text": remedy.text, "source": remedy.source},
         state="confirmed",
         first_seen=seen_at,
@@ -176,6 +170,19 @@ def weakness_of(
         seed=seed,
         requests=requests_json(max(shown, key=_shows_requests)),
     )
+
+
+def reproduced_by(weakness: Weakness, mildest: Cell) -> Weakness:
+    """Returns a weakness that a milder cell of the same arm was seen to show, too."""
+    return replace(weakness, reproducer=_reproducer(weakness.id, mildest))
+
+
+def _reproducer(weakness_id: str, cell: Cell) -> dict[str, Any]:
+    return {
+        "command": f"backburn replay {weakness_id}",
+        "intensity": cell.intensity,
+        "amount": kind_of(cell.kind).described(cell.intensity),
+    }
 
 
 def title_of(fault: Fault, mechanism: Mechanism) -> str:
