@@ -122,17 +122,25 @@ def reversible(fault: Fault, vitals: Vitals, limits: Limits) -> Refusal | None:
 
 def blast_radius(fault: Fault, vitals: Vitals, limits: Limits) -> Refusal | None:
     """Refuses faults that reach too many instances of a component."""
-    total = vitals.components[fault.target.name].total
-    if total < 1:
-        return Refusal("blast_radius", f"{fault.target} says it has {total} instances; nobody can tell what is hit")
-    hit = instances_hit(CATALOGUE[fault.kind], fault.intensity, total)
-    if hit >= total and fault.target.name not in limits.whole_component:
+    component = vitals.components[fault.target.name]
+    may_hit_all = fault.target.name in limits.whole_component
+    if component.ready is None and not may_hit_all:
+        return Refusal("blast_radius", f"nobody can tell how many instances of {fault.target} live")
+    # Victims are picked from those that live, which may be fewer than were ordered, or more.
+    living = component.total if component.ready is None else component.ready
+    if min(component.total, living) < 1:
+        return Refusal(
+            "blast_radius",
+            f"{fault.target} says it has {living} of {component.total} instances; nobody can tell what is hit",
+        )
+    hit = instances_hit(CATALOGUE[fault.kind], fault.intensity, living)
+    if hit >= living and not may_hit_all:
         return Refusal("blast_radius", f"would hit all of {fault.target}; limits.whole_component does not name it")
-    if CATALOGUE[fault.kind].scope == "component" or hit <= max(limits.max_instances, limits.max_share * total):
+    if CATALOGUE[fault.kind].scope == "component" or hit <= max(limits.max_instances, limits.max_share * living):
         return None
     return Refusal(
         "blast_radius",
-        f"would hit {hit} of {total} instances of {fault.target}; "
+        f"would hit {hit} of {living} instances of {fault.target}; "
         f"allowed {limits.max_instances} or {limits.max_share:.0%}",
     )
 

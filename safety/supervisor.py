@@ -12,6 +12,7 @@ Nothing that hurts can be reached except through `inject` and `repair`. No learn
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,7 +20,7 @@ from typing import Protocol
 from actuators.actuator import Actuator, Repairs
 from actuators.catalogue import kind_of
 from actuators.clock import Clock, Instant
-from actuators.errors import ActuatorError, InjectionFailed, RevertFailed, TargetNotFound
+from actuators.errors import ActuatorError, InjectionFailed, TargetNotFound
 from actuators.fault import Fault, Injection
 
 from .guards import Refusal, judge
@@ -53,11 +54,6 @@ class Stop:
     cause: str
     reason: str
     clean: bool
-
-    @property
-    def ends_campaign(self) -> bool:
-        """Tells whether nothing more may be started after this stop."""
-        return not self.clean or self.cause in {"lever", "lease", "watchdog", "interrupted"}
 
 
 class Supervisor:
@@ -123,13 +119,15 @@ class Supervisor:
             return f"the lever is engaged: {lever.reason}"
         if not self._guardian.alive():
             return "the watchdog is dead; nobody would revert after us"
-        leaked = self._journal.leaked()
-        if leaked:
-            return f"{len(leaked)} fault(s) leaked, first {leaked[0].fault} ({leaked[0].id})"
         try:
+            leaked = self._journal.leaked()
+            if leaked:
+                return f"{len(leaked)} fault(s) leaked, first {leaked[0].fault} ({leaked[0].id})"
             self._lease.renew()
         except LeaseLost as error:
             return str(error)
+        except sqlite3.Error as error:
+            return f"journal or lease cannot be read or written: {error}"
         return None
 
     def would_refuse(self, fault: Fault, vitals: Vitals) -> Refusal | None:
@@ -201,7 +199,7 @@ class Supervisor:
             return True
         try:
             seen = self._actuator(injection).took(injection)
-        except RevertFailed:
+        except (ActuatorError, OSError):
             return False
         if seen:
             self._verified.add(injection.id)
@@ -212,7 +210,7 @@ class Supervisor:
         """Tells whether nothing of the fault is left although nobody has reverted it."""
         try:
             return self._actuator(injection).probe_clean(injection)
-        except RevertFailed:
+        except (ActuatorError, OSError):
             return False
 
     def revert(self, injection: Injection, cause: str, reason: str) -> Stop:
@@ -289,6 +287,8 @@ class Supervisor:
             self._lease.renew()
         except LeaseLost as error:
             return "lease", str(error)
+        except sqlite3.Error as error:
+            return "lease", f"it cannot be renewed: {error}"
         if not self._guardian.alive():
             return "watchdog", "the watchdog is dead; nobody would revert after us"
         if vitals.age_s > self._limits.stale_after_s:

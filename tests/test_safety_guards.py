@@ -69,6 +69,16 @@ def test_a_fault_that_nothing_speaks_against_is_permitted():
             replace(VITALS, components={"web": ComponentVitals(None, 0, OPTED_IN)}),
             LIMITS,
         ),
+        # One of four is allowed; of one that is left it would be the last, and of an unknown number perhaps.
+        ("blast_radius", KILL, replace(VITALS, components={"web": ComponentVitals(1, 4, OPTED_IN)}), LIMITS),
+        ("blast_radius", KILL, replace(VITALS, components={"web": ComponentVitals(None, 4, OPTED_IN)}), LIMITS),
+        # Half of five are two, where half of two would have been the one that is allowed.
+        (
+            "blast_radius",
+            replace(KILL, intensity=0.5),
+            replace(VITALS, components={"web": ComponentVitals(5, 2, OPTED_IN)}),
+            LIMITS,
+        ),
         ("quiet", KILL, replace(VITALS, firing_alerts=("HighErrorRate",)), LIMITS),
         ("quiet", KILL, replace(VITALS, firing_alerts=None), LIMITS),
         ("steady_state", KILL, replace(VITALS, unsteady=("client/error_share is 1",)), LIMITS),

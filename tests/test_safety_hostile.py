@@ -119,12 +119,13 @@ def violations(fault: Fault, vitals: Vitals, limits: Limits) -> Iterator[str]:
         yield "too long"
     if not entry.reversible and fault.kind not in limits.irreversible:
         yield "cannot be undone"
-    hit = instances_hit(entry, fault.intensity, component.total)
-    if component.total < 1 or hit < 1:
+    living = component.total if component.ready is None else component.ready
+    hit = instances_hit(entry, fault.intensity, living)
+    if component.total < 1 or living < 1 or hit < 1:
         yield "nobody knows what is hit"
-    if hit >= component.total and fault.target.name not in limits.whole_component:
+    if (component.ready is None or hit >= living) and fault.target.name not in limits.whole_component:
         yield "a whole component"
-    if entry.scope != "component" and hit > limits.max_instances and hit > limits.max_share * component.total:
+    if entry.scope != "component" and hit > limits.max_instances and hit > limits.max_share * living:
         yield "too wide"
 
 
@@ -224,5 +225,5 @@ def test_ten_thousand_hostile_actions_through_the_door():
 
 def _harmed(document: dict) -> dict:
     """Returns what faults change and reverts restore."""
-    parts = ("paused", "squeezed", "impairments", "checkpoints", "registry", "cards")
+    parts = ("paused", "squeezed", "impairments", "disturbances", "checkpoints", "registry", "cards")
     return {name: repr(document[name]) for name in parts}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from itertools import count
 
@@ -252,7 +253,8 @@ def test_whatever_goes_wrong_meanwhile_ends_the_fault(
     else:
         vitals = replace(VITALS, age_s=3.1)
     stop = supervisor.watch(injection, vitals)
-    assert (stop.cause, stop.clean, stop.ends_campaign) == (cause, True, ends_campaign)
+    assert (stop.cause, stop.clean) == (cause, True)
+    assert (supervisor.obstacle() is not None) == ends_campaign
     assert actuator.in_force == set()
     assert not supervisor.is_open(injection)
 
@@ -282,6 +284,35 @@ def test_a_service_level_that_is_unknown_for_too_long_ends_the_fault(supervisor,
     assert supervisor.watch(injection, unknown).cause == "telemetry"
 
 
+@pytest.mark.parametrize("error", [RevertFailed("no answer"), TargetNotFound("being written"), OSError("no answer")])
+def test_a_look_that_fails_has_seen_nothing(supervisor, actuator, monkeypatch, error):
+    injection = supervisor.inject(PAUSE, VITALS)
+
+    def fails(injection):
+        raise error
+
+    monkeypatch.setattr(actuator, "took", fails)
+    assert not supervisor.took(injection)
+    actuator.break_on["probe_clean"] = error
+    assert not supervisor.is_spent(injection)
+
+
+def test_a_journal_or_lease_that_cannot_be_used_stops_everything(supervisor, journal, lease, monkeypatch):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    injection = supervisor.inject(PAUSE, VITALS)
+    monkeypatch.setattr(lease, "renew", full)
+    stop = supervisor.watch(injection, VITALS)
+    assert (stop.cause, stop.clean) == ("lease", True)
+    assert "disk is full" in supervisor.obstacle()
+    monkeypatch.undo()
+    assert supervisor.obstacle() is None
+    monkeypatch.setattr(journal, "leaked", full)
+    assert "disk is full" in supervisor.obstacle()
+    assert isinstance(supervisor.inject(PAUSE, VITALS), Refusal)
+
+
 # ---- the end --------------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +322,7 @@ def test_a_fault_that_stays_after_its_revert_leaks_and_pulls_the_lever(superviso
     clock.advance(10.0)
     stop = supervisor.watch(injection, VITALS)
     assert not stop.clean
-    assert stop.ends_campaign
+    assert "leaked" in supervisor.obstacle()
     assert [i.id for i in journal.leaked()] == [injection.id]
     assert lever.read().engaged
     assert injection.id in lever.read().reason
