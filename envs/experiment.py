@@ -12,7 +12,6 @@ score     windows to evidence to verdict
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,10 +39,13 @@ from .scoring import (
 )
 from .telemetry.snapshot import component_of
 from .telemetry.traces import Pair, Seen, ShowsRequests, pair
-from .windows import window_medians
+from .windows import rows, window_medians
 
 _SHAM_WINDOWS = DURING_WINDOWS + LATE_WINDOWS
 """A sham is tested on as many windows as the longest fault."""
+
+_MOST_FRUITLESS = 10
+"""Stretches of fault-free time in a row that may be too short to learn anything from; each takes a gate first."""
 
 
 class NotSteady(BackburnError):
@@ -177,6 +179,9 @@ class Experimenter:
         self._poll_until(injected_s + _SHAM_WINDOWS * self._shape.window_s, "sham", None)
         cleared_s = self._now_s()
         self._poll_until(cleared_s + POST_WINDOWS * self._shape.window_s, "post", None)
+        obstacle = self.supervisor.obstacle()
+        if obstacle is not None:
+            raise Interrupted(obstacle)  # half a sham is none
         phases = Phases(injected_s, cleared_s, injected_s, self._now_s())
         snapshots = self.lookout.since(injected_s - self._shape.quiet_s)
         record = Record(None, True, snapshots, phases, self.lookout.out_of_game(), (self._now_s() - began_s) / 60.0)
@@ -209,11 +214,12 @@ class Experimenter:
         """Collects fault-free time until the scorer has that many units.
 
         Raises:
-            NotSteady: there was no quiet time for longer than the gate's patience.
+            NotSteady: there was no quiet time for longer than the gate's patience, or again and again too little.
             Interrupted: something forbids to go on.
         """
-        while self.scorer.units < units:
-            windows = units - self.scorer.units + self._shape.reference + UNIT_WINDOWS - 1
+        fruitless = 0
+        while (before := self.scorer.units) < units:
+            windows = units - before + self._shape.reference + UNIT_WINDOWS - 1
             self.gate(None)
             since_s = self.lookout.quiet_since_s or self._now_s()
             until_s = since_s + (windows + 0.5) * self._shape.window_s
@@ -221,6 +227,12 @@ class Experimenter:
             while self.lookout.quiet_since_s == since_s and self._now_s() < until_s:
                 self.poll()
             self._learn_quiet_time(since_s)
+            fruitless = 0 if self.scorer.units > before else fruitless + 1
+            if fruitless == _MOST_FRUITLESS:
+                least_s = (self._shape.reference + UNIT_WINDOWS) * self._shape.window_s
+                raise NotSteady(
+                    f"the steady state was broken {fruitless} times within {least_s:g} s, which is too short"
+                )
 
     def poll(self) -> Vitals:
         """Takes the next measurement.
@@ -289,9 +301,13 @@ class Experimenter:
         return Phases(injected_s, cleared_s, recovered_s, self._now_s())
 
     def _next_deadline_s(self, injected_s: float, cleared_s: float) -> float:
-        """Returns when the last of the promises that are broken now would have to be kept again."""
-        broken = [clause for clause in self.hypothesis.clauses if self.lookout.is_broken(clause)]
-        return max((clause.recovery_deadline_s(injected_s, cleared_s) for clause in broken), default=math.inf)
+        """Returns when the last of the promises that are broken now would have to be kept again.
+
+        Where none is, it takes a while more to see that they stay so; and where nobody can tell, no longer than that.
+        """
+        due_s = {clause: clause.recovery_deadline_s(injected_s, cleared_s) for clause in self.hypothesis.clauses}
+        broken = [due_s[clause] for clause in due_s if self.lookout.is_broken(clause)]
+        return max(broken, default=max(due_s.values()) + self._patience.settle_s)
 
     def _repair(self, fault: Fault, phases: Phases) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Gives what did not come back its declared repair; quarantines the target if that did not help."""
@@ -311,6 +327,8 @@ class Experimenter:
                 self.lookout.poll()
                 if self._has_settled(asked_s):
                     return tuple(repaired), ()
+        if self.supervisor.obstacle() is not None:
+            return (), ()  # nobody has waited for it
         reason = f"not back after {fault}" + (f", nor after repairing {', '.join(repaired)}" if repaired else "")
         self.supervisor.quarantine(fault.target.name, reason)
         return (), (fault.target.name,)
@@ -349,7 +367,9 @@ class Experimenter:
         """Adds a quiet stretch to the calibration, and begins a new one."""
         if since_s is not None:
             snapshots = self.lookout.quiet_stretch(since_s)
-            self.scorer.calibration.add(window_medians(snapshots, self.cluster.series, since_s, self._shape))
+            stretch = window_medians(snapshots, self.cluster.series, since_s, self._shape)
+            if len(stretch) >= rows(self._shape.reference + UNIT_WINDOWS):  # no unit could be cut from less
+                self.scorer.calibration.add(stretch)
             self.lookout.quiet_since_s = None
 
     def _without_score(

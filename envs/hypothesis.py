@@ -137,11 +137,12 @@ class Hypothesis:
             if not clause.bounds or component_of(clause.series) in without:
                 continue
             known = [s.values[clause.series] for s in newest if clause.series in s.values]
-            if not known:
-                return None
             # One healthy sample is enough to be steady: a single late request is no incident.
-            if len(known) == len(newest) and all(clause.excess(value) > 0 for value in known):
-                broken.append(f"{clause.series} is {known[-1]:.3g}, promised {clause}")
+            if any(clause.excess(value) <= 0 for value in known):
+                continue
+            if len(known) < len(newest):
+                return None
+            broken.append(f"{clause.series} is {known[-1]:.3g}, promised {clause}")
         return tuple(broken)
 
 
@@ -339,10 +340,13 @@ def settled_since(
 ) -> float | None:
     """Returns since when, at or after `from_s`, every promise has been kept; None if one is broken at the end.
 
-    A promise counts as broken where as many samples in a row break it as for a verdict; a missing sample breaks it.
+    A promise counts as broken where as many samples in a row break it as for a verdict; a missing sample breaks it. Of
+    fewer samples than that nobody can tell, and so they are none that keep it.
     """
     since_s = from_s
     seen = [snapshot for snapshot in snapshots if snapshot.at_s >= from_s]
+    if len(seen) < hypothesis.samples:
+        return None
     for clause in hypothesis.clauses:
         if not clause.bounds or component_of(clause.series) in without:
             continue

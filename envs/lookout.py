@@ -110,8 +110,10 @@ class Lookout:
         return value is None or clause.excess(value) > 0
 
     def is_blind(self) -> bool:
-        """Tells whether the newest measurement shows no promised series at all."""
+        """Tells whether the newest measurement shows no promised series at all, or there has been none for long."""
         newest = self._newest()
+        if self.now_s - self._known_at_s > (self._hypothesis.samples + 1) * self._cluster.period_s:
+            return True
         return not any(clause.series in newest.values for clause in self._hypothesis.clauses if clause.must != "alert")
 
     def settled_since(self, from_s: float) -> float | None:

@@ -155,7 +155,7 @@ def test_each_weakness_is_revealed_by_its_fault_and_by_its_mechanism(settings, t
 @pytest.mark.parametrize("switch", REVEALS)
 def test_a_hardened_cluster_bears_the_same_faults(settings, tmp_path, switch):
     _, kind, component, intensity, _ = REVEALS[switch]
-    world = simulation(settings, tmp_path)
+    world = simulation(settings, tmp_path, units=24)
     env = ChaosEnv(world, budget_min=10.0)
     outcome = env.experiment(env.code.fault(component, kind, intensity))
     assert outcome.verdict is Verdict.RESILIENT, outcome.score.reason
@@ -259,9 +259,9 @@ def test_a_wide_enough_edge_is_not_felt(settings, tmp_path):
 
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_after_an_experiment_the_world_is_as_before(settings, tmp_path, kind):
-    world = simulation(settings, tmp_path)
+    world = simulation(settings, tmp_path, units=24)
     with world.world.change() as document:
-        kept = ("killed", "paused", "impairments", "disturbances", "checkpoints", "registry", "cards")
+        kept = ("killed", "paused", "squeezed", "impairments", "disturbances", "checkpoints", "registry", "cards")
         before = copy.deepcopy({key: document[key] for key in kept})
     target = TARGET[kind]
     world.experimenter.run(fault(kind, target))
@@ -296,6 +296,70 @@ def test_a_latent_fault_is_not_blamed_for_what_its_trigger_does(settings, tmp_pa
         hopeless = asked.target.name == "trainer" and CATALOGUE[asked.kind].trigger == "pod.kill"
         assert telling[action] == (not hopeless), f"{asked}: nothing more is spent on what could tell nothing"
     assert telling[env.code.stop]
+    world.close()
+
+
+@pytest.mark.parametrize("error", [NotSteady("a promise is broken"), Interrupted("the lever is engaged")])
+def test_what_a_latent_fault_has_shown_is_kept_where_its_control_cannot_be_run(settings, tmp_path, monkeypatch, error):
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"checkpoint"})))
+    env = ChaosEnv(world, budget_min=10.0)
+
+    def cannot(trigger, target):
+        raise error
+
+    monkeypatch.setattr(env, "_control", cannot)
+    outcome = env.experiment(fault("model.checkpoint_corrupt", "trainer", 0.5))
+    assert outcome.verdict is Verdict.INCONCLUSIVE
+    assert outcome.alone.evidence.verdict is Verdict.WEAKNESS
+    world.close()
+
+
+def test_half_a_sham_is_none(settings, tmp_path, monkeypatch):
+    world = simulation(settings, tmp_path)
+    poll, looks = world.experimenter.lookout.poll, []
+
+    def counting():
+        looks.append(None)
+        if len(looks) == 40:
+            world.experimenter.supervisor.interrupt("SIGTERM")
+        return poll()
+
+    monkeypatch.setattr(world.experimenter.lookout, "poll", counting)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        world.experimenter.sham()
+    world.close()
+
+
+def test_fault_free_time_that_is_always_too_short_is_not_waited_for_for_ever(settings, tmp_path, monkeypatch):
+    world = simulation(settings, tmp_path, units=None)
+    poll, looks = world.experimenter.lookout.poll, []
+
+    def now_and_then_broken():
+        looks.append(None)
+        vitals = poll()
+        if len(looks) % 40 == 0:  # every 20 s; a gate takes 12, a unit 36
+            world.experimenter.lookout.quiet_since_s = None
+        return vitals
+
+    monkeypatch.setattr(world.experimenter.lookout, "poll", now_and_then_broken)
+    with pytest.raises(NotSteady, match="too short"):
+        world.experimenter.calibrate(24)
+    assert world.experimenter.scorer.calibration.stretches == []
+    world.close()
+
+
+def test_an_interrupted_repair_puts_nothing_out_of_the_game(settings, tmp_path, monkeypatch):
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"restart"})))
+    supervisor = world.experimenter.supervisor
+
+    def accepted(component):
+        supervisor.interrupt("SIGTERM")
+        return True
+
+    monkeypatch.setattr(supervisor, "repair", accepted)
+    outcome = world.experimenter.run(fault("pod.kill", "trainer"))
+    assert (outcome.repaired, outcome.quarantined) == ((), ())
+    assert supervisor.quarantined == frozenset()
     world.close()
 
 
@@ -374,7 +438,7 @@ def test_telemetry_that_dies_ends_the_fault(settings, tmp_path, silence):
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), InjectionFailed("no")])
 @pytest.mark.parametrize("where", ["took", "inject"])
 def test_whatever_is_raised_nothing_stays_in_force(settings, tmp_path, error, where):
-    world = simulation(settings, tmp_path)
+    world = simulation(settings, tmp_path, units=24)
 
     def broken(injection):
         raise error
@@ -382,7 +446,8 @@ def test_whatever_is_raised_nothing_stays_in_force(settings, tmp_path, error, wh
     setattr(world.actuators["pod"], where, broken)
     try:
         outcome = world.experimenter.run(fault("pod.pause", "model-server"))
-        assert outcome.verdict is Verdict.TOOL_ERROR
+        # A look that fails has seen nothing; an act that fails is an error.
+        assert outcome.verdict is (Verdict.INVALID if where == "took" else Verdict.TOOL_ERROR)
     except (RuntimeError, KeyboardInterrupt, InjectionFailed):
         pass
     assert world.state.journal.open_injections() == []
