@@ -138,10 +138,24 @@ class Calibration:
             return np.empty((0, rows(test_windows), len(self.series)))
         return np.concatenate(units, axis=1).swapaxes(0, 1)
 
+    def places(self, test_windows: int) -> npt.NDArray[np.int64]:
+        """Returns where each unit begins, in windows, shape (units,).
+
+        Units whose test stretches share time are less than `test_windows` apart, and no others.
+        """
+        found, begins = [], 0
+        for stretch in self.stretches:
+            count = self._units_in(stretch, test_windows)
+            found.append(np.arange(begins, begins + count))
+            begins += count + test_windows
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
     def size(self, test_windows: int) -> int:
         """Returns how many units there are with a test stretch of that length."""
-        length = rows(self.shape.reference + test_windows)
-        return sum(max(0, (len(stretch) - length) // 2 + 1) for stretch in self.stretches)
+        return sum(self._units_in(stretch, test_windows) for stretch in self.stretches)
+
+    def _units_in(self, stretch: Array, test_windows: int) -> int:
+        return max(0, (len(stretch) - rows(self.shape.reference + test_windows)) // 2 + 1)
 
 
 def _spread(windows: Array) -> Array:

@@ -310,6 +310,35 @@ def test_a_series_that_jumps_by_itself_hides_nothing_of_one_that_never_does():
     assert np.mean(np.array(jumps) <= 0.05) < 0.08
 
 
+@pytest.mark.parametrize("heaviness", [2.0, 4.0, 1e6])
+def test_however_heavy_the_tails_of_many_series_a_campaigns_past_alarms_hardly_more_than_nominal(heaviness):
+    """Measured by tails in which it had no part, what is nothing alarmed in a third of all cases with the heaviest."""
+    random = np.random.default_rng(0)
+    series = tuple(f"replica-{n}/p50_ms" for n in range(12))
+
+    def drawn(windows: int) -> Calibration:
+        noise = 100.0 * random.standard_t(heaviness, (rows(windows), len(series)))
+        return Calibration(series, SHAPE, [noise])
+
+    def p() -> float:
+        past, (unit,) = drawn(80 + 4 + UNIT_WINDOWS - 1), drawn(4 + UNIT_WINDOWS).units(UNIT_WINDOWS)
+        assert past.size(UNIT_WINDOWS) == 80
+        return conformal_test(past, dict(zip(series, unit.T, strict=True)), UNIT_WINDOWS, 0.05).p
+
+    # Units overlap: of as many there are fewer independent ones, and 0.1 is what a single series comes to as well.
+    assert np.mean([p() <= 0.05 for _ in range(100)]) < 0.15
+
+
+def test_units_that_share_time_are_near_and_no_others():
+    calibration = Calibration(("client/p50_ms",), SHAPE, [np.ones((rows(14), 1)), np.ones((rows(12), 1))])
+    places = calibration.places(6)
+    assert len(places) == calibration.size(6) == 5 + 3
+    near = np.abs(places[:, None] - places) < 6
+    assert near[:5, :5].all()
+    assert near[5:, 5:].all()
+    assert not near[:5, 5:].any()
+
+
 def test_units_of_which_nothing_was_known_are_no_yardstick():
     stretch = np.zeros((100, 1))
     stretch[:60] = np.nan

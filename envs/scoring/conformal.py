@@ -7,8 +7,12 @@ p-values: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 
 
 A robust scale says how wide the middle of a distribution is and nothing about its tail: one series that jumps now and
 then would set the bar for those that never do. So each is measured by its own tail before the maximum is taken, as a
-minimum over p-values would, without its ties. (Westfall and Young, "Resampling-Based Multiple Testing", 1993.) Scales
-and tails are those of the past alone, so that p is a little too small where the past is short.
+minimum over p-values would, without its ties. (Westfall and Young, "Resampling-Based Multiple Testing", 1993.)
+
+Whoever is measured by a tail in which it has no part stands out more easily than whoever has. So every unit, and the
+tested one, is measured by the tails of the others alone: of those that share no time with it. Centre and scale are
+those of all together. With that the tested one is treated as each of the units is, however short the past and however
+heavy the tails. (Full conformal prediction, in the book's words.)
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ..telemetry.snapshot import Metric, metric_of
 from ..windows import Array, Calibration
@@ -83,29 +88,57 @@ def conformal_test(calibration: Calibration, windows: Mapping[str, Array], unit_
     units = calibration.units(unit_windows)
     if not len(units):
         return NOTHING_KNOWN
-    highest = np.full(len(units), -np.inf)
-    z, moves, scales, tails = {}, {}, {}, {}
+    moves, scales, every_z = {}, {}, {}
     for name, test in windows.items():
         metric = metric_of(name)
-        past = _worsening(metric, units[:, :, calibration.series.index(name)])
         # The same number of rows on both sides: a maximum over four is larger than a maximum over two.
-        alike = past[:, : len(test)]
-        if not np.isfinite(alike).any() or not np.isfinite(test).any():
-            continue
+        past = _worsening(metric, units[:, : len(test), calibration.series.index(name)])
         change = _worsening(metric, test)
-        centre, scale = _centre_and_scale(past, metric.floor)
+        if not np.isfinite(past).any() or not np.isfinite(change).any():
+            continue
+        everything = np.vstack([past, change])
+        centre, scale = _centre_and_scale(everything, metric.floor)
         scales[name] = scale / metric.tolerance
         moves[name] = max(0.0, float(np.nanmax(change)) / metric.tolerance)
-        z[name] = float(np.nanmax(_scaled(change, centre, scale)))
-        past_z = np.fmax.reduce(_scaled(alike, centre, scale), axis=1)
-        tails[name] = max(_LEAST_TAIL, float(np.nanquantile(past_z, 1.0 - alpha)))
-        highest = np.fmax(highest, past_z / tails[name])
-    if not z:
+        every_z[name] = np.fmax.reduce(_scaled(everything, centre, scale), axis=1)
+    if not every_z:
         return NOTHING_KNOWN
-    highest = highest[np.isfinite(highest)]  # a unit of which nothing was known is no yardstick
-    p = (1 + int((highest >= max(z[name] / tails[name] for name in z)).sum())) / (len(highest) + 1)
-    threshold = float(np.quantile(highest, 1.0 - alpha))
-    return Family(p, moves, z, {name: threshold * tail for name, tail in tails.items()}, scales)
+    z = np.stack(list(every_z.values()), axis=1)
+    tails = _tails_of_others(z, calibration.places(unit_windows), unit_windows, alpha)
+    highest = np.fmax.reduce(z / tails, axis=1)
+    past_highest = highest[:-1][np.isfinite(highest[:-1])]  # a unit of which nothing was known is no yardstick
+    p = (1 + int((past_highest >= highest[-1]).sum())) / (len(past_highest) + 1)
+    threshold = float(np.quantile(past_highest, 1.0 - alpha))
+    return Family(
+        p,
+        moves,
+        dict(zip(every_z, z[-1].tolist(), strict=True)),
+        dict(zip(every_z, (threshold * tails[-1]).tolist(), strict=True)),
+        scales,
+    )
+
+
+def _tails_of_others(z: Array, places: npt.NDArray[np.int64], unit_windows: int, alpha: float) -> Array:
+    """Returns, for each unit and each series, the tail of those that share no time with it; never a short one.
+
+    Args:
+        z: the largest z per unit and series, shape (units + 1, series); the last row is the tested one's.
+        places: where the units begin, shape (units,); see `Calibration.places`.
+        unit_windows: how far apart units have to begin to share nothing.
+        alpha: the share of the others that lies beyond where the tail begins.
+    """
+    places = np.append(places, places[-1] + unit_windows)  # the tested one shares time with none
+    near = np.abs(places[:, None] - places) < unit_windows
+    known, series = np.isfinite(z), np.arange(z.shape[1])
+    others = known.sum(0) - near.astype(np.int64) @ known
+    beyond = others - np.ceil((1.0 - alpha) * others).astype(np.int64)
+    # No more than the largest few need be looked at: those beyond, and those that are too near to count.
+    largest = np.argsort(np.where(known, -z, np.inf), axis=0)[: int(beyond.max() + near.sum(1).max()) + 1]
+    counts = ~near[:, largest] & known[largest, series]
+    begins = counts & (counts.cumsum(1) == beyond[:, None] + 1)
+    where = largest[begins.argmax(1), series]
+    tails = np.where(begins.any(1), z[where, series], np.nan)
+    return np.fmax(tails, _LEAST_TAIL)
 
 
 def robust_z(calibration: Calibration, change: Array, unit_windows: int) -> dict[str, float]:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from actuators.catalogue import kind_of
+
 from ..clusters.base import Topology
 from ..hypothesis import Broken, Hypothesis, Mechanism, Phases, blinded, broken_clauses, outages
 from ..telemetry.snapshot import Snapshot, component_of, metric_of
@@ -152,7 +154,8 @@ class Scorer:
 
     def _verdict(self, record: Record, broken: Sequence[Broken], p: float) -> tuple[Verdict, str]:
         if not record.took:
-            return Verdict.INVALID, "the fault's symptom was never observed"
+            symptom = "" if record.fault is None else f": {kind_of(record.fault.kind).symptom}"
+            return Verdict.INVALID, f"the fault's symptom was never observed{symptom}"
         if broken:
             first = f"{broken[0].series} reached {broken[0].worst:.3g}, promised {broken[0].clause}"
             first += " (and no alert fired)" if broken[0].mechanism is Mechanism.SILENT else ""
