@@ -7,7 +7,8 @@ right one, and a limit that would stop an experiment before its hypothesis is br
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -36,6 +37,8 @@ from .service.settings import ServiceSettings
 
 PACKAGED = Path(__file__).resolve().parent.parent / "configs"
 """The settings files that come with Backburn."""
+
+_PREFIX, _WITHIN = "BACKBURN_", "__"
 
 
 class _Section(BaseModel):
@@ -197,8 +200,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="BACKBURN_",
-        env_nested_delimiter="__",
+        env_prefix=_PREFIX,
+        env_nested_delimiter=_WITHIN,
         use_attribute_docstrings=True,
     )
 
@@ -251,6 +254,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     strange = [key for key in data if not isinstance(key, str)]
     if strange:
         raise BadInput(f"{path} has the key {strange[0]!r}; allowed are names of sections")
+    _require_known_sections(os.environ)
     try:
         settings = _layered(data)(**_nested(overrides or {}))
     except ValidationError as error:
@@ -259,6 +263,15 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
         raise BadInput(f"{path}: {error}") from error
     require_consistent(settings, path)
     return settings
+
+
+def _require_known_sections(environment: Iterable[str]) -> None:
+    """Refuses a variable of a section that there is not: whoever set it believes that it holds."""
+    for name in environment:
+        section = name.removeprefix(_PREFIX).partition(_WITHIN)[0].lower()
+        if name.startswith(_PREFIX) and _WITHIN in name and section not in Settings.model_fields:
+            allowed = ", ".join(Settings.model_fields)
+            raise BadInput(f"the environment sets {name}; there is no section {section!r}, allowed are {allowed}")
 
 
 def _layered(data: dict[str, Any]) -> type[Settings]:

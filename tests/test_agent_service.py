@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from actuators.errors import BadInput, Unsafe
-from actuators.fault import Fault, Target
+from actuators.fault import Fault, Injection, Target
 from agent.bench.soak import growth
 from agent.findings.ledger import Ledger
 from agent.findings.report import load_run
@@ -31,7 +32,7 @@ from agent.settings import Settings, load
 from envs.hypothesis import Broken, Mechanism, Phases
 from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
-from safety.journal import Journal
+from safety.journal import LEAKED, Journal
 from safety.lever import Lever
 from safety.limits import Limits
 from tests.conftest import config_file
@@ -193,9 +194,18 @@ def test_a_lever_that_is_pulled_in_the_middle_ends_the_campaign(watched):
     assert len([outcome for outcome in run["outcomes"] if outcome["fault"]]) == 1
 
 
-def test_too_little_space_and_leaks_are_waited_for(watched):
+def test_too_little_space_is_no_time_to_begin(watched):
     seen = watched(least_free_mib=1e9)
     assert "are free on the disk" in seen.service.hindrance().why
+
+
+def test_after_a_leak_nothing_begins(watched, clock):
+    seen, now = watched(), clock.now()
+    fault = Fault("pod.pause", Target("web"), 0.5, 10.0)
+    injection = Injection("bb-1", fault, {}, now, now.after(10.0), 1)
+    seen.journal.intend(injection)
+    seen.journal.mark(injection, LEAKED)
+    assert seen.service.hindrance().why == f"1 fault(s) leaked, first {fault}; see `backburn recover`"
 
 
 def test_a_campaign_that_fails_is_tried_again_later_and_costs_a_rung(watched, monkeypatch):
@@ -216,6 +226,25 @@ def test_a_campaign_that_fails_is_tried_again_later_and_costs_a_rung(watched, mo
     assert "fails: OSError: [Errno 28] No space left on device" in seen.said("campaign")[1]
     assert seen.said("rung")[0].startswith("from all that the limits allow to one instance: OSError")
     assert seen.said("rung")[1] == "from one instance to all that the limits allow: 1 clean campaigns"
+
+
+def test_records_that_cannot_be_written_are_waited_for(watched, monkeypatch):
+    seen = watched()
+    leaked, full = seen.journal.leaked, [sqlite3.OperationalError("database or disk is full")] * 3
+
+    def failing():
+        if full:
+            raise full.pop()
+        return leaked()
+
+    monkeypatch.setattr(seen.journal, "leaked", failing)
+    monkeypatch.setattr(seen.service, "_listen", lambda seconds: None)
+    said = []
+    monkeypatch.setattr(seen.service._console, "print", lambda text, **_: said.append(text))
+    seen.service.run()
+    assert len(seen.runs()) == 1
+    assert sum("cannot be read or written: OperationalError" in text for text in said) == 1
+    assert "disk is full" in seen.status.now().last_error
 
 
 def test_bad_settings_end_it_before_anything_begins(tmp_path, watched):
@@ -257,6 +286,13 @@ def test_the_first_rung_is_a_dry_run_of_which_nothing_is_learnt(watched):
     assert any(o["verdict"] not in {"invalid"} and o["fault"] for o in real["outcomes"])
     learnt = seen.store.experiences(NOON + timedelta(days=1), 7.0)
     assert 0 < len(learnt) <= len([o for o in real["outcomes"] if o["fault"]])
+
+
+def test_who_only_plans_earns_no_more_than_to_act(watched):
+    seen = watched(ladder={"begin": 0, "promote_after": 1}, campaigns=3)
+    seen.service._dry_run = True
+    seen.service.run()
+    assert seen.said("rung") == ["from a dry run to one instance: 1 clean campaigns"]
 
 
 # ---- what is remembered ---------------------------------------------------------------------------------------------

@@ -169,6 +169,9 @@ def test_an_alert_pulls_the_lever_and_a_person_releases_it(service):
     assert service.lever.read().reason == "alerts are firing: AndMe, PageMe"
     service.post("/alertmanager", firing("PageMe", "AndMe", status="resolved"))
     assert service.lever.read().engaged, "released by a person, unless the settings say otherwise"
+    service.post("/alertmanager", firing("PageMe"))
+    engaged = [entry for entry in service.journal.entries() if entry.reason.startswith("engaged")]
+    assert len(engaged) == 1, "Alertmanager repeats itself; the audit says who moved it, once"
 
 
 def test_where_allowed_the_last_resolved_alert_releases_it(forgiving):

@@ -139,6 +139,12 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "nothing.yaml")
 
 
+def test_a_variable_of_a_section_that_there_is_not_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("BACKBURN_LIMTS__MAX_OPEN", "1")
+    with pytest.raises(BadInput, match="BACKBURN_LIMTS__MAX_OPEN; there is no section 'limts', allowed are cluster"):
+        load(config_file(tmp_path))
+
+
 def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
     path = config_file(tmp_path, campaign={"seed": 1, "policy": "random"})
     monkeypatch.setenv("BACKBURN_CAMPAIGN__SEED", "2")

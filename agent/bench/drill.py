@@ -64,7 +64,6 @@ class Drill:
     samples: list[list[float]] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
     _sampled_s: float = 0.0
-    _ended_in_s: float | None = None
 
     def run(self) -> None:
         """Runs all of it; the service is ended whatever happens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,12 +61,15 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
         ),
         "network": NetworkActuator(LocalNetwork(platform)),
         "data": DataActuator(LocalDatasets(platform)),
-        "model": ModelActuator(
-            LocalCheckpoints(platform), LocalRegistry(platform), pods, (settings.cluster_state_dir / "kept").resolve()
-        ),
+        "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, _kept(settings)),
         "gpu": GpuActuator(LocalGpus(platform)),
     }
     return actuators, platform
+
+
+def _kept(settings: Settings) -> Path:
+    """Returns where faults of models keep what their undo needs."""
+    return (settings.cluster_state_dir / "kept").resolve()
 
 
 def recover_all(settings: Settings) -> tuple[list[str], list[str]]:
@@ -161,13 +165,19 @@ class LocalWorld:
             actuators, repairs = local_actuators(settings)
             require_clean(state, actuators)
             source = source_of(settings, clock)
-            keepalive_read, keepalive_write = os.pipe()
-            guardian = WatchdogProcess(config, keepalive_write)
-            starting.callback(guardian.close)
-            starting.callback(os.close, keepalive_write)
+            if not state.journal.leaked():
+                # What a dry run, or a fault that was never applied, has kept for an undo that nobody needs.
+                shutil.rmtree(_kept(settings), ignore_errors=True)
             handle = handle_path(settings).resolve()
-            platform = EmbeddedPlatform(handle, logs, settings.cluster.staging(), keepalive_read)
-            os.close(keepalive_read)
+            with ExitStack() as until_both_have_it:
+                keepalive_read, keepalive_write = os.pipe()
+                until_both_have_it.callback(os.close, keepalive_read)
+                writing = until_both_have_it.enter_context(ExitStack())
+                writing.callback(os.close, keepalive_write)
+                guardian = WatchdogProcess(config, keepalive_write)
+                starting.callback(guardian.close)
+                starting.push(writing.pop_all())
+                platform = EmbeddedPlatform(handle, logs, settings.cluster.staging(), keepalive_read)
             starting.callback(platform.stop)
             try:
                 platform.wait_until_ready(told, interrupted)

@@ -64,7 +64,7 @@ def experimenter_on(
         guardian=guardian,
         actuators=leashed(actuators) if dry_run else actuators,
         repairs=repairs,
-        declared_repairs=settings.repairs,
+        declared_repairs={} if dry_run else settings.repairs,  # a repair kills and starts anew: that is harm, too
         clock=cluster.clock,
         new_id=new_id,
         by=f"agent {os.getpid()}",

@@ -49,7 +49,7 @@ def open_state(settings: Settings, clock: Clock, by: str, patience_s: float = 5.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "writable").touch()
-        (folder / "writable").unlink()
+        (folder / "writable").unlink(missing_ok=True)  # another process may try the same now
     except OSError as error:
         raise BadInput(f"cannot write to the state folder {folder}: {error.strerror}") from error
     return State(
@@ -67,14 +67,15 @@ def journal_of(settings: Settings) -> Iterator[Journal]:
     Raises:
         Unsafe: it cannot be read.
     """
-    journal = Journal(settings.cluster_state_dir / "journal.db", BootClock(), _person())
+    journal = Journal(settings.cluster_state_dir / "journal.db", BootClock(), person())
     try:
         yield journal
     finally:
         journal.close()
 
 
-def _person() -> str:
+def person() -> str:
+    """Returns who gives a command, for the audit."""
     return os.environ.get("USER", "unknown person")
 
 

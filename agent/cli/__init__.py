@@ -6,9 +6,12 @@ Every error is one line: what, where, and what is allowed.
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+import traceback
 from typing import Any, NoReturn
 
+import sqlalchemy.exc
 import typer
 
 from actuators.errors import BackburnError, BadInput, Unsafe
@@ -44,6 +47,11 @@ def main() -> NoReturn:
         _end(3, f"unsafe: {error}")
     except BackburnError as error:
         _end(4, str(error))
+    except (OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:  # a full disk, a database that is locked
+        _end(4, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        traceback.print_exc()
+        _end(4, f"a defect of Backburn: {type(error).__name__}: {error}")
     except (typer.Abort, KeyboardInterrupt):
         _end(4, "interrupted")
 

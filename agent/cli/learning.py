@@ -23,7 +23,7 @@ def benchmark(
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Minutes of each campaign.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns of each policy: 1, or 20 with --replay.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first campaign; seeds every random choice.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first campaign; seeds every random choice.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The benchmark's folder; one that was cut off goes on.")] = None,
     again: Annotated[Path | None, typer.Option("--replay", help="Draw from this benchmark's evidence.")] = None,
     split: Annotated[

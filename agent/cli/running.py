@@ -16,6 +16,8 @@ from .findings import from_ledger
 from .options import DEFAULT_CONFIG, Config, FailOn, run_folder
 
 if TYPE_CHECKING:
+    from envs.chaos import ChaosEnv
+
     from ..run import Run
 
 
@@ -74,7 +76,7 @@ def replay(
         settings,
         run_folder(settings, out),
         Console(),
-        policy=lambda env: ReplayPolicy(env.code.encode(_reproducer(weakness)), times),
+        policy=lambda env: ReplayPolicy(_action(env, weakness), times),
     )
     _finish(campaign, fail_on)
 
@@ -109,6 +111,15 @@ def _finish(campaign: Run, fail_on: FailOn) -> None:
     ranks = list(FailOn)
     if any(ranks.index(FailOn(weakness.severity)) >= ranks.index(fail_on) for weakness in result.weaknesses):
         raise typer.Exit(1)
+
+
+def _action(env: ChaosEnv, weakness: dict[str, Any]) -> int:
+    fault = _reproducer(weakness)
+    try:
+        return env.code.encode(fault)
+    except ValueError as error:
+        offered = ", ".join(component.name for component in env.topology.components)
+        raise BadInput(f"{weakness['id']} needs {fault}; this cluster has {offered}") from error
 
 
 def _reproducer(weakness: dict[str, Any]) -> Fault:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from typing import Annotated
 
@@ -20,10 +19,16 @@ def halt(
 ) -> None:
     """Engages the lever: what runs is reverted, and nothing new starts."""
     settings = load(config)
-    from ..build.state import journal_of, lever_of
+    from ..build.state import journal_of, lever_of, person
 
-    lever_of(settings).engage(reason, _person())
+    is_new = not settings.cluster_state_dir.exists()
+    lever_of(settings).engage(reason, person())
     typer.echo(f"engaged: {reason}")
+    if is_new:
+        place = settings.cluster_state_dir.resolve()
+        typer.echo(
+            f"nothing has ever run on a cluster whose state is in {place}: right --config, right folder?", err=True
+        )
     with journal_of(settings) as book:
         book.note("lever", f"engaged: {reason}")
 
@@ -31,9 +36,9 @@ def halt(
 def resume(reason: Annotated[str, typer.Option(help="Why it is safe again.")], config: Config = DEFAULT_CONFIG) -> None:
     """Releases the lever."""
     settings = load(config)
-    from ..build.state import journal_of, lever_of
+    from ..build.state import journal_of, lever_of, person
 
-    lever_of(settings).release(reason, _person())
+    lever_of(settings).release(reason, person())
     typer.echo(f"released: {reason}")
     with journal_of(settings) as book:
         book.note("lever", f"released: {reason}")
@@ -96,7 +101,3 @@ def journal(
             typer.echo(json.dumps(asdict(entry)))
         else:
             typer.echo(f"{entry.at[:19]}  {entry.event:<11} {entry.by:<16} {entry.injection or '-':<16} {entry.reason}")
-
-
-def _person() -> str:
-    return os.environ.get("USER", "unknown person")

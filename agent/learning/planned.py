@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.encoding import observed
+from envs.history import MANY
 
 from .policy import Mask, Observation
 
 _IN_VAIN = 2
 """Tries of one experiment that may show nothing before the next one of its entry is tried."""
 
-_EIGHTHS = 8.0
 """Observed counts are eighths."""
 
 
@@ -28,7 +28,7 @@ class PlannedPolicy:
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns the next action of the first entry that is neither confirmed nor given up; else stops."""
         confirmed = observed(observation, "confirmed").reshape(-1)
-        tried, weak = (_EIGHTHS * observed(observation, name).reshape(-1) for name in ("tried", "weakness"))
+        tried, weak = (MANY * observed(observation, name).reshape(-1) for name in ("tried", "weakness"))
         for entry in self._plan:
             if any(confirmed[action] > 0 for action in entry):
                 continue

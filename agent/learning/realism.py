@@ -70,6 +70,9 @@ def realism(folders: Sequence[Path], *, seed: int = 0) -> Realism:
         BadInput: a folder is not that of a finished run, or together they have tried too little.
     """
     runs = [load_run(folder) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if "topology" not in run["run"]:
+            raise BadInput(f"{folder} is that of a run whose cluster never came up; there is nothing to compare")
     tried: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for run in runs:
         for role, outcome in _decided(run):

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.encoding import observed
+from envs.history import MANY
 
 from .policy import Mask, Observation
 
-_EIGHTHS = 8.0
 _POPULATION = 10
 _CROSSOVER, _OTHER_PARAMETER, _OTHER_SCENARIO = 0.6, 0.7, 0.5
 _GENERATIONS_IN_VAIN = 20
@@ -115,7 +115,7 @@ class UcbPolicy:
 
 def _flat(observation: Observation, name: str) -> npt.NDArray[np.float64]:
     """Returns what is known of arms, counts as such, shape (arms,)."""
-    scale = _EIGHTHS if name in {"tried", "weakness", "resilient"} else 1.0
+    scale = MANY if name in {"tried", "weakness", "resilient"} else 1.0
     return scale * observed(observation, name).reshape(-1).astype(np.float64)
 
 

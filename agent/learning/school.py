@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -216,6 +217,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 (any JSON)
 def _require(path: Path, device: str, seed: int) -> None:
     if path.suffix != ".safetensors" or path.exists():
         raise BadInput(f"--out {path}: {'exists already' if path.exists() else 'has to end in .safetensors'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise BadInput(f"--out {path}: cannot write there: {error.strerror}") from error
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
     if seed >= _ASIDE_SEED:

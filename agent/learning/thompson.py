@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from envs.encoding import COMPONENT_FEATURES, FAMILIES, ROLES, observed
+from envs.history import MANY
 
 from .policy import Mask, Observation
 from .worth import worth_per_minute
@@ -46,7 +47,7 @@ class ThompsonPolicy:
         """Draws P(weak) of every arm from the posterior, shape (C, K, L); its mean where the spread is nought."""
         features, prior_sd = _design(observation)
         random = self._random if spread else np.random.default_rng(0)
-        tries = np.stack([observed(observation, name) for name in ("weakness", "resilient")], -1).reshape(-1, 2) * 8.0
+        tries = np.stack([observed(observation, name) for name in ("weakness", "resilient")], -1).reshape(-1, 2) * MANY
         decided = tries.sum(1)
         seen = np.flatnonzero(decided > 0)
         weights = spread * prior_sd * random.standard_normal(len(prior_sd))

@@ -18,7 +18,7 @@ from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import Pool
 
 from .arms import Surroundings
-from .posterior import ArmNetwork
+from .posterior import ArmNetwork, odds_of
 from .worth import worth_of
 
 _TRIED_WEIGH = 16.0
@@ -125,9 +125,7 @@ def _choices(
     random: torch.Generator,
 ) -> torch.Tensor:
     """Returns the best bets, but for some that stray."""
-    rows, arms = allowed.nonzero(as_tuple=True)
-    odds = torch.zeros(allowed.shape, device=allowed.device)
-    odds[rows, arms] = network(around.inputs(rows, arms)).sigmoid()
+    odds = odds_of(network, around, allowed)
     worth = worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4])).flatten(1)
     worth = worth.masked_fill(~allowed, -1.0)
     best = worth.argmax(1)

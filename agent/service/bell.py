@@ -11,10 +11,12 @@ class Bell:
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_up = True
 
     def ring(self, _: str = "") -> None:
-        """Ends the wait that goes on, or else the next one."""
-        os.eventfd_write(self._fd, 1)
+        """Ends the wait that goes on, or else the next one; once taken down, it is not heard."""
+        if self._is_up:
+            os.eventfd_write(self._fd, 1)
 
     def wait(self, seconds: float) -> bool:
         """Waits until it rings, or for so long; tells whether it rang."""
@@ -25,4 +27,5 @@ class Bell:
 
     def close(self) -> None:
         """Takes it down."""
+        self._is_up = False
         os.close(self._fd)

@@ -157,16 +157,18 @@ class Controls:
         It is released again by a person, or, where the settings say so, when all such alerts are resolved and nobody
         else has moved it meanwhile.
         """
-        if firing and not self._lever.read().engaged:
+        engages = bool(firing) and not self._lever.read().engaged
+        if engages:
             names = ", ".join(sorted(set(firing.values())))
             self._lever.engage(f"alerts are firing: {names}", ALERTMANAGER)
         left = self._store.alerted(firing, resolved)
         state = self._lever.read()
-        if firing:
+        if engages:
             with self._journal(ALERTMANAGER) as journal:
                 journal.note("lever", f"engaged: {state.reason}")
             self._moved()
-        elif not left and state.engaged and state.by == ALERTMANAGER and self._service.http.release_on_resolved:
+        is_ours = state.engaged and state.by == ALERTMANAGER
+        if is_ours and not firing and not left and self._service.http.release_on_resolved:
             return self.pull(False, "all alerts that engaged it are resolved", ALERTMANAGER)
         return state
 

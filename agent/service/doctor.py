@@ -33,7 +33,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Returns what was seen of a cluster's state and of this machine, the worst last to be missed first."""
+    """Returns what was seen of a cluster's state and of this machine, what is not in order first."""
     findings = []
     try:
         state = open_state(settings, BootClock(), f"doctor {os.getpid()}")

@@ -11,12 +11,14 @@ process, the watchdog takes out what is in force and the next start goes on.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import sqlalchemy.exc
 from rich.console import Console
 
 from actuators.errors import BackburnError, BadInput, Unsafe
@@ -38,6 +40,9 @@ from .store import Rung, Store
 _LOOK_EVERY_S = 1.0
 _LEAST_CAMPAIGN_MIN = 1.0
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 30.0, 1800.0
+
+_PASSING = (OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError)
+"""A full disk, a database that somebody holds, a socket: what may be better in a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +132,32 @@ class Service:
 
     def _loop(self) -> None:
         while not self._interruption.asked() and self._left != 0:
-            hindrance = self.hindrance()
-            if hindrance is not None:
-                self._wait(hindrance)
-                continue
-            self._said = None
-            pause_s = self._campaign()
-            self._left = None if self._left is None else self._left - 1
-            self._tidy()
-            if self._left != 0:
-                self._pause(pause_s)
+            try:
+                self._turn()
+            except _PASSING as error:
+                self._stumble(error)
+
+    def _turn(self) -> None:
+        """Waits a little if no campaign may begin; otherwise runs one, and looks after what outlives it."""
+        hindrance = self.hindrance()
+        if hindrance is not None:
+            self._wait(hindrance)
+            return
+        self._said = None
+        pause_s = self._campaign()
+        self._left = None if self._left is None else self._left - 1
+        self._tidy()
+        if self._left != 0:
+            self._pause(pause_s)
+
+    def _stumble(self, error: Exception) -> None:
+        """Waits after an error of what the service itself keeps; where that is written, it cannot be written."""
+        why = f"the service's records cannot be read or written: {type(error).__name__}: {error}"
+        if why != self._said:
+            self._said = why
+            self._console.print(why, style="bold red", soft_wrap=True)
+        self._status.set(doing=Doing.WAITING, why=why, until=None, phase="", fault=None, last_error=why)
+        self._listen(_LOOK_EVERY_S)
 
     def hindrance(self) -> Hindrance | None:
         """Returns why no campaign may begin now, or None."""
@@ -211,6 +232,7 @@ class Service:
         reach = "a dry run" if dry_run else ladder.NAMES[rung.rung]
         self._journal.note("campaign", f"{folder.name} begins: {minutes:.1f} min, {reach}")
         self._interruption.tell(asked.ask)
+        run: Run | None = None
         try:
             run = Run(
                 settings,
@@ -222,19 +244,20 @@ class Service:
             run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung)
             result = run.execute()
         except BackburnError as error:
-            return self._failed(folder, rung, account, error)
-        except OSError as error:  # a full disk, a socket: the next campaign may fare better
-            return self._failed(folder, rung, account, BackburnError(f"{type(error).__name__}: {error}"))
+            return self._failed(run, folder, rung, account, error)
+        except _PASSING as error:
+            return self._failed(run, folder, rung, account, BackburnError(f"{type(error).__name__}: {error}"))
         self._failures = 0
         account.settle(result.spent_min)
         self._journal.note("campaign", f"{folder.name} ends: {result.ended_by}; {len(result.weaknesses)} confirmed")
         self._stand(rung, account)
         return self._service.pause_s
 
-    def _failed(self, folder: Path, rung: Rung, account: Account, error: BackburnError) -> float:
+    def _failed(self, run: Run | None, folder: Path, rung: Rung, account: Account, error: BackburnError) -> float:
         """Writes a failed campaign down; the first one's bad input is the user's to mend, all else may pass."""
         if isinstance(error, BadInput) and self._status.now().campaigns == 1:
             raise error
+        account.settle(0.0 if run is None else run.result.spent_min)
         self._failures += 1
         self._status.set(last_error=str(error))
         self._journal.note("campaign", f"{folder.name} fails: {' '.join(str(error).split())}")
@@ -287,8 +310,8 @@ class Service:
 
     def _stand(self, rung: Rung, account: Account) -> None:
         """Promotes or demotes."""
-        if account.trouble is None and account.experiments == 0:
-            return  # nothing was tried: nothing was earned
+        if account.trouble is None and (account.faults == 0 or (self._dry_run and rung.rung > ladder.DRY_RUN)):
+            return  # nothing was tried, or nothing of what this rung allows: nothing was earned
         then = ladder.after_campaign(rung, account.trouble, self._service.ladder)
         self._store.stand_on(then)
         if then.rung != rung.rung:

@@ -27,7 +27,7 @@ from .store import Store
 from .web import application
 
 _LEAST_TOKEN = 24
-_UP_WITHIN_S = 15.0
+_ENDS_WITHIN_S = 15.0
 
 
 def serve(
@@ -148,7 +148,7 @@ def answering(controls: Controls, http: Http, token: str) -> Iterator[str]:
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
         server.should_exit = True
-        thread.join(_UP_WITHIN_S)
+        thread.join(_ENDS_WITHIN_S)
         listening.close()
         if thread.is_alive():
             raise BackburnError("the web address did not end")
