@@ -19,18 +19,13 @@ def share(intensity: float) -> float:
     return intensity
 
 
-def whole(_: float) -> float:
-    """Some things are there or not."""
-    return 1.0
-
-
 def delay_ms(intensity: float) -> float:
     """125, 500 and 2000 ms: below, around and beyond what people put into a timeout."""
     return _LONGEST_DELAY_MS * intensity**2
 
 
-def everything(_: float) -> float:
-    """A partition knows no half: whatever the intensity, nothing passes."""
+def whole(_: float) -> float:
+    """Some things are there or not, and a partition knows no half."""
     return 1.0
 
 

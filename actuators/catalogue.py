@@ -62,7 +62,7 @@ _KINDS = (
     ),
     FaultKind(
         name="network.partition",
-        amount=amounts.everything,
+        amount=amounts.whole,
         unit="share of traffic from and towards the target",
         duration_s=12.0,
         reversible=True,

@@ -77,7 +77,7 @@ class Registry(Protocol):
         ...
 
     def is_withheld(self, injection_id: str) -> bool:
-        """Tells whether the registry names no version, or anything kept under the injection's id is left."""
+        """Tells whether the registry names no version because what it named is kept under the injection's id."""
         ...
 
     def holds(self, number: int, content_sha256: str) -> bool:

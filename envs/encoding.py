@@ -79,11 +79,6 @@ class ClusterState:
     budget: torch.Tensor
     now_h: torch.Tensor
 
-    @property
-    def actions(self) -> int:
-        """Number of actions, `stop` included."""
-        return self.available[0].numel() + 1
-
 
 @dataclass(frozen=True, slots=True)
 class ActionCode:

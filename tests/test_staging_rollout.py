@@ -35,6 +35,21 @@ def test_a_model_server_keeps_the_last_good_model(tmp_path: Path) -> None:
     assert current.version == 2
 
 
+def test_a_number_that_is_published_again_is_looked_at_again(tmp_path: Path) -> None:
+    """A bad version is withdrawn between two looks, and the next good one gets its number."""
+    registry = Registry(tmp_path)
+    registry.publish(untrained(1).tensors)
+    current = ReloadingModel(registry, rollout := AtOnce(), verified=True)
+    registry.publish(untrained(2).tensors)
+    current.reload()
+    for withdrawn in tmp_path.glob("model-000002.*"):
+        withdrawn.unlink()
+    assert registry.publish(untrained(3).tensors) == 2
+    current.reload()
+    assert rollout.serving is not None
+    assert (rollout.serving.model.tensors["hidden.weight"] == untrained(3).tensors["hidden.weight"]).all()
+
+
 def with_hole(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))

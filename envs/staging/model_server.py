@@ -81,7 +81,7 @@ class ReloadingModel:
         self._registry = registry
         self._rollout = rollout
         self._verified = verified
-        self._looked_at: int | None = None
+        self._looked_at: object = None
 
     @property
     def version(self) -> int:
@@ -90,11 +90,13 @@ class ReloadingModel:
 
     def reload(self) -> None:
         """Offers the current version, once; with nothing to serve yet, the newest good one before it will do."""
+        # First how it is pointed, then where to: between the two it may change, and is then looked at once more.
+        pointed = self._registry.pointed()
         version = self._registry.current_version()
-        if version is None or version == self._looked_at:
+        if version is None or (pointed, version) == self._looked_at:
             return
         if self._offer(version):
-            self._looked_at = version
+            self._looked_at = pointed, version
         if self._rollout.serving is None and self._verified:
             for older in reversed([number for number in self._registry.versions() if number < version]):
                 if self._offer(older):

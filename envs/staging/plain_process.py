@@ -28,7 +28,6 @@ class PlainProcess:
         self._restart_delay_s = restart_delay_s
         self._process: subprocess.Popen[bytes] | None = None
         self._restart_at_s: float | None = None
-        self.starts = 0
 
     @property
     def id(self) -> ProcessId | None:
@@ -52,7 +51,6 @@ class PlainProcess:
         except BrokenPipeError:
             pass  # it died at once; `tend` sees that
         self._restart_at_s = None
-        self.starts += 1
 
     def tend(self, now_s: float) -> None:
         """Looks after the process: notices its death, and restarts it when its delay is over."""

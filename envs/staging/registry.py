@@ -52,6 +52,14 @@ class Registry:
         except (OSError, ValueError):
             return None
 
+    def pointed(self) -> tuple[int, int] | None:
+        """Returns what is another one whenever somebody points at a version, even at one of a number used before."""
+        try:
+            seen = self.pointer.stat()
+        except OSError:
+            return None
+        return seen.st_mtime_ns, seen.st_ino
+
     def load(self, version: int, *, verified: bool = True) -> Model:
         """Reads one version.
 
