@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# Two threads of one test wait for each other's core as soon as anything else runs: ten seconds became eighty.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 import pytest
 import torch
@@ -19,7 +23,6 @@ from safety.journal import Journal  # noqa: E402
 from safety.lease import Lease  # noqa: E402
 from safety.lever import Lever  # noqa: E402
 
-# Two threads of one test wait for each other's core as soon as anything else runs: ten seconds became eighty.
 torch.set_num_threads(1)
 
 _ALONE = (
@@ -36,8 +39,11 @@ _TOGETHER = (
     "test_staging_alerts.py",
     "test_staging_cards.py",
     "test_staging_data.py",
+    "test_staging_handle.py",
+    "test_staging_rollout.py",
     "test_staging_settings.py",
     "test_staging_storage.py",
+    "test_staging_trainer.py",
     "test_staging_world_model.py",
 )
 """Of these, the ones that only compute, or wait for what they have started however long it takes."""
@@ -47,7 +53,9 @@ _TOGETHER = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs the machine for itself, before anything is chosen by its mark."""
     for item in items:
-        if item.path.name.startswith(_ALONE) and item.path.name not in _TOGETHER:
+        parameters = getattr(item, "callspec", None)
+        is_simulated = parameters is not None and "simulated" in parameters.params.values()
+        if item.path.name.startswith(_ALONE) and item.path.name not in _TOGETHER and not is_simulated:
             item.add_marker(pytest.mark.alone)
 
 

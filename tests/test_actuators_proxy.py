@@ -23,11 +23,12 @@ SILENCE_S = 0.2
 
 @dataclass
 class Scene:
-    """A proxy with two routes to one echo server, which answers only while `speaks` is set."""
+    """A proxy with two routes to one echo server, which answers only while `speaks` is set, and sets `asked` itself."""
 
     ports: dict[str, int]
     control: Path
     speaks: asyncio.Event
+    asked: asyncio.Event
     lines: list[Line] = field(default_factory=list)
 
     async def line(self, route: str) -> Line:
@@ -93,7 +94,7 @@ class Line:
 
 @asynccontextmanager
 async def scene(folder: Path) -> AsyncIterator[Scene]:
-    speaks = asyncio.Event()
+    speaks, asked = asyncio.Event(), asyncio.Event()
     speaks.set()
 
     heard: set[asyncio.Task[None] | None] = set()
@@ -104,6 +105,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
         silent.clear()
         try:
             while text := await reader.read(4096):
+                asked.set()
                 await speaks.wait()
                 writer.write(text)
         except ConnectionResetError:
@@ -119,7 +121,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
     routes = [part for name in "ab" for part in ("--route", f"{name}=0:{port}")]
     command = [sys.executable, "-m", "actuators.proxy", "--control", str(control), *routes]
     proxy = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    place = Scene(json.loads(await proxy.stdout.readline())["routes"], control, speaks)
+    place = Scene(json.loads(await proxy.stdout.readline())["routes"], control, speaks, asked)
     try:
         yield place
     finally:
@@ -237,8 +239,9 @@ def test_a_partition_keeps_answers_back_too_and_spares_connections_that_said_not
         assert await idle.said() == b"hello"
         assert await asked.said() == b"hello"
         place.speaks.clear()
+        place.asked.clear()
         asked.writer.write(b"what time is it?")
-        await asyncio.sleep(SILENCE_S)  # for the question to be with the server; nobody could tell us when it is
+        await place.asked.wait()
         await place.impair("partition")
         place.speaks.set()
         await place.until_felt()
@@ -314,9 +317,11 @@ def test_where_nobody_listens_a_caller_is_reset(play):
             *(sys.executable, "-m", "actuators.proxy", "--control", f"{place.control}.2", "--route", "dead=0:1"),
             stdout=asyncio.subprocess.PIPE,
         )
-        port = json.loads(await with_nobody.stdout.readline())["routes"]["dead"]
-        assert await (await place.line_to(port)).is_reset()
-        with_nobody.kill()
-        await with_nobody.wait()
+        try:
+            port = json.loads(await with_nobody.stdout.readline())["routes"]["dead"]
+            assert await (await place.line_to(port)).is_reset()
+        finally:
+            with_nobody.kill()
+            await with_nobody.wait()
 
     play(scenario)

@@ -60,19 +60,22 @@ class Running:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.http.close()
+        if hasattr(self, "http"):
+            self.http.close()
 
 
 @contextmanager
 def running(config: Path) -> Iterator[Running]:
-    service = Running(config)
+    service = Running.__new__(Running)
     try:
+        service.__init__(config)
         yield service
     except BaseException:
         print(service.said.read_text(encoding="utf-8")[-3000:])
         raise
     finally:
-        service.close()
+        if hasattr(service, "process"):
+            service.close()
 
 
 def alert(status: str) -> dict:

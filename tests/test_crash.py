@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from actuators.catalogue import kind_of
+from agent.build.local import recover_all
+from agent.settings import load
 from tests.bare_platform import bare_platform
 from tests.conftest import config_file
 from tests.contracts.test_actuators import TARGET
@@ -70,13 +71,8 @@ def agent_at_work(config, kind: str, duration_s: float = 30.0) -> Iterator[Crash
 
 
 def recovered(config) -> dict[str, list[str]]:
-    said = subprocess.run(
-        [sys.executable, "-m", "agent", "recover", "--json", "--config", str(config)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(said.stdout)
+    still_open, leaked = recover_all(load(config))
+    return {"open": still_open, "leaked": leaked}
 
 
 def is_undone(platform, kind: str, before: dict[str, object]):
@@ -84,6 +80,8 @@ def is_undone(platform, kind: str, before: dict[str, object]):
     now = platform.observable()
     if kind in {"pod.pause", "pod.cpu_stress"}:
         return now["states"] == before["states"]
+    if kind in {"pod.kill", "pod.node_kill"}:
+        return all(now["states"][name] == state for name, state in before["states"].items() if name != TARGET[kind])
     if kind == "pod.memory_stress":
         return now["data_limits"] == before["data_limits"]
     return all(now[what] == before[what] for what in ("proxy", "checkpoint", "registry", "neighbours"))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from actuators.catalogue import CATALOGUE
-from tests.crash_points import LASTS_S, LONG_S, POINTS, Case
+from tests.crash_points import LASTS_S, LEASE_S, LONG_S, POINTS, Case
 from tests.waiting import wait_until
 
 ONE_EACH = (
@@ -37,7 +37,13 @@ ONE_EACH = (
 KINDS = [pytest.param(kind, marks=[] if kind in ONE_EACH else pytest.mark.crashes) for kind in CATALOGUE]
 
 
+AT_THE_END = ("reverting", "reverted", "clean")
+"""Entries that a fault comes to by its expiry."""
+
+
 def killed_agent(case: Case) -> None:
+    if case.point[0] not in AT_THE_END:
+        assert not case.taken_out(), f"{case}: somebody was there first, and its death would show nothing"
     case.kill("agent")
 
 
@@ -74,9 +80,6 @@ def full_disk(case: Case) -> None:
     case.go_on(b"f")
 
 
-AT_THE_END = ("reverting", "reverted", "clean")
-"""Entries that a fault comes to by its expiry."""
-
 DISTURBANCES: dict[str, Callable[[Case], None]] = {
     function.__name__: function
     for function in (
@@ -96,16 +99,19 @@ def _may_be_in_force(point: tuple[str, str]) -> bool:
 
 
 @contextmanager
-def at_all_points(folder: Path, kind: str, in_force_s: float = LASTS_S) -> Iterator[list[Case]]:
+def at_all_points(
+    folder: Path, kind: str, in_force_s: float = LASTS_S, lease_s: float = LEASE_S
+) -> Iterator[list[Case]]:
     """Begins one case per point, all beside each other.
 
     Args:
         folder: of their worlds.
         kind: of the fault.
         in_force_s: for how long a fault would stay that is disturbed before its end.
+        lease_s: how long an agent may be silent, as each is at its point until all have begun.
     """
     cases = [
-        Case(folder / f"{number}", kind, [point], LASTS_S if point[0] in AT_THE_END else in_force_s)
+        Case(folder / f"{number}", kind, [point], LASTS_S if point[0] in AT_THE_END else in_force_s, lease_s)
         for number, point in enumerate(POINTS)
     ]
     try:
@@ -153,7 +159,8 @@ def require_clean_record(case: Case) -> None:
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_happens_wherever_nothing_stays_in_force(tmp_path, kind, disturbance):
-    with at_all_points(tmp_path, kind, LONG_S) as cases:
+    lease_s = LEASE_S if disturbance == "frozen_agent" else LONG_S
+    with at_all_points(tmp_path, kind, LONG_S, lease_s) as cases:
         disturbed(cases, DISTURBANCES[disturbance])
         require_reached(cases)
         for case in cases:

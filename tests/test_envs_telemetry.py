@@ -162,7 +162,7 @@ def answers():
 @pytest.fixture
 def scraper(answers):
     readings = {"web/ready": ("web", GaugeReading("x")), "web/restarts": ("web", Rate("x_total"))}
-    scraper = Scraper(lambda: [answers.exporter], readings, BootClock(), timeout_s=0.2)
+    scraper = Scraper(lambda: [answers.exporter], readings, BootClock(), timeout_s=2.0)
     yield scraper
     scraper.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -98,6 +99,43 @@ def untouched(request, tmp_path_factory) -> Iterator[Place]:
         yield place
 
 
+class Undone:
+    """A place for one test after the other that leaves no trace; who leaves one is the last in it."""
+
+    def __init__(self, driver: str, folders: Iterator[Path]) -> None:
+        self._driver, self._folders = driver, folders
+        self._ends = ExitStack()
+        self._place: Place | None = None
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        if self._place is None:
+            self._place = self._ends.enter_context(begun(self._driver, next(self._folders)))
+        before = self._place.observe()
+        try:
+            yield self._place
+        finally:
+            if self._place.observe() != before:
+                self.close()
+
+    def close(self) -> None:
+        self._ends.close()
+        self._place = None
+
+
+@pytest.fixture(params=DRIVERS, scope="module")
+def undone_places(request, tmp_path_factory) -> Iterator[Undone]:
+    places = Undone(request.param, (tmp_path_factory.mktemp("undone") for _ in itertools.count()))
+    yield places
+    places.close()
+
+
+@pytest.fixture
+def undone(undone_places) -> Iterator[Place]:
+    with undone_places.place() as place:
+        yield place
+
+
 @contextmanager
 def begun(driver: str, folder: Path) -> Iterator[Place]:
     """Begins a place where one driver's laws are tried, and ends it."""
@@ -165,15 +203,15 @@ def test_reverting_before_injecting_is_fine(untouched, kind):
 
 
 @undone_kinds
-def test_inject_then_revert_restores_what_can_be_observed(place, kind):
-    before = place.observe()
-    injection = place.receipt(kind)
-    actuator = place.actuator(kind)
+def test_inject_then_revert_restores_what_can_be_observed(undone, kind):
+    before = undone.observe()
+    injection = undone.receipt(kind, name=f"bb-restored-{kind}")
+    actuator = undone.actuator(kind)
     actuator.inject(injection)
-    assert place.observe() != before
+    assert undone.observe() != before
     actuator.revert(injection)
     assert actuator.probe_clean(injection)
-    assert place.observe() == before
+    assert undone.observe() == before
 
 
 @every_kind
@@ -240,15 +278,15 @@ def test_a_missing_target_is_named(untouched, kind):
 
 
 @undone_kinds
-def test_another_injections_fault_is_left_alone(place, kind):
+def test_another_injections_fault_is_left_alone(undone, kind):
     """Everything is named from the id: reverting one never takes out another."""
-    injection = place.receipt(kind)
-    other = place.receipt(kind, name="bb-other")
-    place.actuator(kind).inject(injection)
+    injection = undone.receipt(kind, name=f"bb-alone-{kind}")
+    other = undone.receipt(kind, name=f"bb-other-{kind}")
+    undone.actuator(kind).inject(injection)
     if kind != "pod.pause":  # a stopped process has no name on it: whoever lets it run again lets it run
-        place.actuator(kind).revert(other)
-    assert not place.actuator(kind).probe_clean(injection)
-    place.actuator(kind).revert(injection)
+        undone.actuator(kind).revert(other)
+    assert not undone.actuator(kind).probe_clean(injection)
+    undone.actuator(kind).revert(injection)
 
 
 # ---- a deleted checkpoint, and a platform that drops old ones by itself ---------------------------------------------

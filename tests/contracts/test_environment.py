@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from actuators.catalogue import CATALOGUE, LEVELS
+from actuators.catalogue import CATALOGUE, LEVELS, kind_of
 from agent.build.parts import policy_named
 from agent.build.simulated import chaos_env
 from envs.chaos import ChaosEnv
@@ -118,7 +118,7 @@ class Forbidden:
 
 def test_a_masked_action_never_reaches_an_actuator(settings, tmp_path):
     """Whoever ignores the mask is refused at the door, on every single action of the space."""
-    families = dict.fromkeys(("pod", "network", "model", "data"), Forbidden())
+    families = dict.fromkeys({kind_of(kind).family for kind in CATALOGUE}, Forbidden())
     world = simulation(settings, tmp_path, units=24, actuators=families, cluster_id="another")
     env = ChaosEnv(world, budget_min=1e9)
     assert env.action_masks().sum() == 1
