@@ -46,8 +46,8 @@ soak: $(INSTALLED)  ## 10,000 experiments on simulated clusters: leaks, orphans,
 drill: $(INSTALLED)  ## two hours of the service on the embedded cluster: schedule, alert, lever, SIGKILL; each answered as it should be?
 	$(BIN)/python -m agent.bench.drill $(ARGS)
 
-clean:  ## everything that the targets above have made
-	rm -rf .venv runs state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean:  ## everything that the targets above have made, but for state/: journal, ledger and lever outlive it
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@started=$$(date +%s); \
