@@ -47,8 +47,8 @@ class Node:
 
 
 HEAD = Node("head", cpus=2, niceness=0)
-# One slot more than replicas: the successor of a hung replica need not wait for its end.
-SERVING = Node("serving", cpus=4, niceness=0)
+# One slot more than replicas at most: the successor of a hung replica need not wait for its end.
+SERVING = Node("serving", cpus=5, niceness=0)
 # Three times what one job needs: the placement group of a job that died with its driver may stay for a while.
 TRAINING = Node("training", cpus=8, niceness=19)
 

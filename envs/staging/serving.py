@@ -27,10 +27,14 @@ _AUTOSCALING = {
     "metrics_interval_s": 0.25,
     "look_back_period_s": 1.0,
     "upscale_delay_s": 0.25,
-    "downscale_delay_s": 10.0,
+    "downscale_delay_s": 30.0,
 }
 """In calm each replica has a fifth of a request. Who waits here leaves after two seconds, and a replica takes two to
-start: Serve's own delays of half a minute and of ten are for other loads."""
+start: Serve's own delays of half a minute and of ten are for other loads. Were it taken away sooner, the one replica
+that is well would leave those that are starved alone again, and come and go for as long as they are."""
+
+_MOST_ADDED = 2
+"""One replica that was added for a burst may still be there when all are starved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Serving:
         replicas: how many; where it scales by itself, how many at least.
         port: of the HTTP proxy.
         bounded: whether a replica takes on few requests at once.
-        autoscaled: whether there may be one more.
+        autoscaled: whether there may be more.
     """
 
     settings: ModelServerSettings
@@ -76,7 +80,7 @@ class Serving:
     def _number(self) -> dict[str, Any]:
         if not self.autoscaled:
             return {"num_replicas": self.replicas}
-        bounds = {"min_replicas": self.replicas, "max_replicas": self.replicas + 1}
+        bounds = {"min_replicas": self.replicas, "max_replicas": self.replicas + _MOST_ADDED}
         return {"autoscaling_config": {**_AUTOSCALING, **bounds}}
 
     def scaling(self) -> Scaling | None:

@@ -62,7 +62,7 @@ class Switches:
     features_freshness: Strength = "hardened"
     """Weak: features are served however old they are. Hardened: old ones are said to be stale, many an alarm."""
     serving_autoscale: Strength = "hardened"
-    """Weak: as many model servers as were ordered. Hardened: one more when requests pile up."""
+    """Weak: as many model servers as were ordered. Hardened: more when requests pile up."""
 
     serving_queue: Strength = "hardened"
     """Weak: whoever asks is let in and waits in line. Hardened: only so many at a time, the others are told at once."""
