@@ -25,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
     at = tmp_path_factory.mktemp("shams")
     settings = load(config_file(at, scoring={"units": 24}))
     for _ in range(2):
-        record_starts(settings, at / "out", 1, 2.0, Console(quiet=True))
+        record_starts(settings, at / "out", 1, 2.5, Console(quiet=True))
     return at / "out"
 
 
@@ -33,7 +33,7 @@ def test_recordings_gather_beside_those_that_are_there(folder):
     for start in (1, 2):
         recording = Recording.load(folder / f"start-{start}" / "quiet.npz")
         seen_s = recording.snapshots[-1].at_s - recording.snapshots[0].at_s
-        assert seen_s == pytest.approx(120.0, abs=1.0)
+        assert seen_s == pytest.approx(150.0, abs=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def measured(folder) -> tuple[str, dict]:
 def test_fault_free_time_breaks_no_promise(measured):
     said, found = measured
     assert "2 start(s)" in said
-    rows = {row["what"]: row for row in found["judged_by"]["all other starts"]}
+    rows = {row["what"]: row for row in found["judged_by"]["that and all other starts"]}
     weakness = rows["verdict weakness"]
     assert weakness["every"]["alarms"] == 0
     assert weakness["every"]["of"] > 35
@@ -59,13 +59,13 @@ def test_fault_free_time_breaks_no_promise(measured):
 def test_a_larger_shift_is_seen_more_often_and_a_large_one_nearly_always(measured):
     said, found = measured
     assert "worse by" in said
-    power = found["power"]["all other starts"]
+    power = found["power"]["that and all other starts"]
     assert {"client/error_share", "client/p50_ms", "client/accuracy"} <= set(power)
     for shares in power.values():
         assert list(shares) == sorted(shares)
     mean = [sum(shift) / len(power) for shift in zip(*power.values(), strict=True)]
-    assert mean[0] < 0.1, mean
-    assert mean[-1] > 0.8, mean  # a step counter has to lose what it has gained since
+    assert mean[0] < 0.3, mean
+    assert mean[2] > 0.7, mean  # all but a step counter, which has to lose what it has gained since, and what jumps
 
 
 def test_a_rate_keeps_its_promise_only_if_enough_was_seen():

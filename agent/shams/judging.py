@@ -145,15 +145,16 @@ def judged(settings: Settings, recordings: Mapping[int, Recording]) -> dict[str,
     archive = Archive(settings)
     judge = Judge(settings, archive)
     own: list[Sham] = []
-    others: list[Sham] = []
+    with_others: list[Sham] = []
     for start, whole in recordings.items():
         halves = _halves(whole)
-        for part, other in (halves, halves[::-1]):
-            own += judge.shams(start, part, judge.past(other))
         elsewhere = [stretch for n, other in recordings.items() if n != start for stretch in judge.past(other)]
-        others += judge.shams(start, whole, elsewhere) if elsewhere else []
+        for part, other in (halves, halves[::-1]):
+            here = judge.past(other)
+            own += judge.shams(start, part, here)
+            with_others += judge.shams(start, part, [*elsewhere, *here]) if elsewhere else []
     archive.close()
-    return {"the other half of the same start": own, "all other starts": others}
+    return {"the other half of the same start": own, "that and all other starts": with_others}
 
 
 def _halves(whole: Recording) -> tuple[Recording, Recording]:

@@ -33,8 +33,9 @@ _Z_LIMIT = 20.0
 
 _LEAST_TAIL = 1.0
 """In robust standard deviations: of a series that never moved, whatever is more than its floor stands out. On
-fault-free time of the embedded cluster, each of two starts judged by the other, the promises' test alarms at 0.042 with
-1 and at 0.054 with 6; what is worse by three of its deviations is seen in most series always, and with 6 hardly ever."""
+fault-free time of the embedded cluster, each of two starts judged by the other, the promises' test alarms at 0.042
+with 1 and at 0.054 with 6; what is worse by three of its deviations is seen in most series always, and with 6 hardly
+ever."""
 
 
 @dataclass(frozen=True, slots=True)
