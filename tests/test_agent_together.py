@@ -46,6 +46,7 @@ def stepped(factor: float) -> torch.Tensor:
 def of_rank(rank: int, meeting: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     torch.save(stepped(FACTORS[rank]), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # whoever leaves while the other still talks may abort at its end
     torch.distributed.destroy_process_group()
 
 
