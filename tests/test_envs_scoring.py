@@ -325,7 +325,7 @@ def test_however_heavy_the_tails_of_many_series_a_campaigns_past_alarms_hardly_m
         assert past.size(UNIT_WINDOWS) == 80
         return conformal_test(past, dict(zip(series, unit.T, strict=True)), UNIT_WINDOWS, 0.05).p
 
-    # Units overlap: of as many there are fewer independent ones, and 0.1 is what a single series comes to as well.
+    # Units overlap: of as many there are fewer independent ones, and more than nominal has to be borne with.
     assert np.mean([p() <= 0.05 for _ in range(100)]) < 0.15
 
 

@@ -49,7 +49,7 @@ def main() -> NoReturn:
         _end(4, str(error))
     except (OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:  # a full disk, a database that is locked
         _end(4, f"{type(error).__name__}: {error}")
-    except Exception as error:
+    except Exception as error:  # left to Python, it would end with 1, which means that weaknesses were found
         traceback.print_exc()
         _end(4, f"a defect of Backburn: {type(error).__name__}: {error}")
     except (typer.Abort, KeyboardInterrupt):

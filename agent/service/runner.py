@@ -151,7 +151,7 @@ class Service:
             self._pause(pause_s)
 
     def _stumble(self, error: Exception) -> None:
-        """Waits after an error of what the service itself keeps; where that is written, it cannot be written."""
+        """Says that the service's own records failed, once, and waits; the journal cannot be told, for it is one."""
         why = f"the service's records cannot be read or written: {type(error).__name__}: {error}"
         if why != self._said:
             self._said = why

@@ -12,7 +12,8 @@ minimum over p-values would, without its ties. (Westfall and Young, "Resampling-
 Whoever is measured by a tail in which it has no part stands out more easily than whoever has. So every unit, and the
 tested one, is measured by the tails of the others alone: of those that share no time with it. Centre and scale are
 those of all together. With that the tested one is treated as each of the units is, however short the past and however
-heavy the tails. (Full conformal prediction, in the book's words.)
+heavy the tails. (Full conformal prediction, in the book's words.) Units overlap, which no rank knows: as many count for
+fewer than they are.
 """
 
 from __future__ import annotations
