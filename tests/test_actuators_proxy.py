@@ -319,7 +319,8 @@ def test_where_nobody_listens_a_caller_is_reset(play):
         )
         try:
             port = json.loads(await with_nobody.stdout.readline())["routes"]["dead"]
-            assert await (await place.line_to(port)).is_reset()
+            with suppress(ConnectionResetError):  # it may come so early that there never is a connection
+                assert await (await place.line_to(port)).is_reset()
         finally:
             with_nobody.kill()
             await with_nobody.wait()

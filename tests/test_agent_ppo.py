@@ -202,6 +202,7 @@ def test_on_a_leash_the_entropy_says_how_far_it_has_strayed(pool):
         actions, _, _, kept = model.policy.choose(looks)
         alone = model.policy.judge(kept, actions)
         model.policy.leashed_to(usual)
+        kept = model.policy.on_leash(kept, actions)
         near = model.policy.judge(kept, actions)
         model.policy.network.choice.weight.mul_(3.0)
         far = model.policy.judge(kept, actions)

@@ -19,6 +19,9 @@ from .head import Head
 from .policy import Mask, Observation
 from .worth import worth_of
 
+_BLOCK = 4096
+"""Arms that a processor looks at together: as many as its caches hold. A GPU looks at all of them."""
+
 
 class ArmNetwork(nn.Module):
     """Log-odds that an arm is weak, from its inputs alone, whatever the size of the cluster.
@@ -57,7 +60,9 @@ def odds_of(network: ArmNetwork, around: Surroundings, masks: torch.Tensor) -> t
     """
     rows, arms = masks.nonzero(as_tuple=True)
     odds = torch.zeros(masks.shape, device=masks.device)
-    odds[rows, arms] = network(around.inputs(rows, arms)).sigmoid()
+    block = _BLOCK if masks.device.type == "cpu" else max(1, len(rows))
+    for row, arm in zip(rows.split(block), arms.split(block), strict=True):
+        odds[row, arm] = network(around.inputs(row, arm)).sigmoid()
     return odds
 
 

@@ -83,6 +83,6 @@ class PpoPolicy:
                 if values is not None
             }
         )
-        *_, weak = self._policy.judge(everywhere.at(each), each * per_component)
+        weak = self._policy.weak(everywhere.at(each), each * per_component)
         odds: npt.NDArray[np.float64] = (weak.sigmoid() * looks.open[0]).flatten().double().numpy()
         return odds

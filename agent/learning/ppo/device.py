@@ -62,7 +62,8 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
             actions: that were chosen, shape (B,).
             values: of the states, shape (B,).
             log_prob: of the actions, shape (B,).
-            weak: which arms of the chosen components are weak, shape (B, M), bool; the simulator's truth.
+            weak: which arms of the chosen components are weak, shape (B, M), bool, the simulator's truth; (B, 0) where
+                nobody learns it.
         """
         numbers = {"actions": actions, "values": values, "log_prob": log_prob, "rewards": values, "over": values}
         if not self._kept:
@@ -117,14 +118,14 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
         for begin in range(0, total, batch_size or total):
             rows = order[begin : begin + (batch_size or total)]
             yield Samples(
-                observations=Kept(*(each[rows] for each in kept)),
+                observations=Kept(*(each.index_select(0, rows) for each in kept)),
                 actions=numbers["actions"][rows],
                 old_values=numbers["values"][rows],
                 old_log_prob=numbers["log_prob"][rows],
                 advantages=numbers["advantages"][rows],
                 returns=numbers["returns"][rows],
                 action_masks=None,
-                weak=weak[rows],
+                weak=weak.index_select(0, rows),
             )
 
 
@@ -185,9 +186,8 @@ class DevicePPO(MaskablePPO):
             for _ in range(n_rollout_steps):
                 looks = self.policy.looks_on(campaigns)
                 actions, values, log_prob, kept = self.policy.choose(looks, outlook=self._outlook())
-                per_component = looks.open.shape[2]
-                weak = campaigns.would_show_on(torch.where(actions == campaigns.stop, 0, actions // per_component))
-                rollout_buffer.chose(kept, actions, values, log_prob, weak & kept.open)
+                kept = self.policy.on_leash(kept, actions)
+                rollout_buffer.chose(kept, actions, values, log_prob, self._weak(kept, actions))
                 left = campaigns.state.budget[:, _LEFT].clone()
                 step = campaigns.step(actions)
                 reward = left * step.found if self._hurries else step.reward
@@ -209,6 +209,12 @@ class DevicePPO(MaskablePPO):
         callback.on_rollout_end()
         return True
 
+    def _weak(self, kept: Kept, actions: torch.Tensor) -> torch.Tensor:
+        if not self._weak_epochs:
+            return kept.open[:, :0]
+        component = torch.where(actions == self.campaigns.stop, 0, actions // kept.open.shape[1])
+        return self.campaigns.would_show_on(component) & kept.open
+
     def _outlook(self) -> torch.Tensor | None:
         return self.campaigns.outlook() if self.policy.network.critic is not None else None
 
@@ -220,7 +226,7 @@ class DevicePPO(MaskablePPO):
         super().train()
         for _ in range(self._weak_epochs):
             for samples in self.rollout_buffer.get(self.batch_size):
-                *_, weak = self.policy.judge(samples.observations, samples.actions)
+                weak = self.policy.weak(samples.observations, samples.actions)
                 allowed = samples.observations.open
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(
                     weak[allowed], samples.weak[allowed].to(weak.dtype)

@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, arm_attributes
 from envs.history import BY_KIND, HISTORY_FEATURES
@@ -21,7 +22,7 @@ from ..head import Head
 from ..posterior import ArmNetwork, believed
 from ..worth import worth_of
 from .critic import PrivilegedCritic
-from .looks import LATELY_MIN, STATS, Kept, Looks
+from .looks import LATELY, LATELY_MIN, OWN, STATS, TOGETHER, Kept, Looks
 
 _ROLES = len(ROLES) + 1
 _IMPOSSIBLE = -1e8
@@ -29,7 +30,12 @@ _LEAST_WORTH = 1e-9
 _SHARPNESS = 5.0
 """By which power of its worth an arm is likelier, at first: narrow enough to be good, wide enough to see other ends."""
 
-_STOP = -8.0
+_STOP, _STOP_WITH_TEACHER = -3.0, -8.0
+"""How likely it is at first to stop, as log-odds: whoever knows nothing yet learns nothing from campaigns that are over
+at once, and who begins as a teacher goes on like one."""
+
+_CHOSEN, _WEAK = 0, 1
+"""Of the logits of an arm."""
 
 
 class SetNetwork(nn.Module):
@@ -69,6 +75,7 @@ class SetNetwork(nn.Module):
         """Beside the deep way a short one, on which what is simple is learnt at once (Cheng et al., "Wide & deep
         learning for recommender systems", DLRS 2016)."""
         self.stop = nn.Linear(h, 1)
+        nn.init.constant_(self.stop.bias, _STOP)
         self.arm_here = nn.Linear(2 * h, a)
         self.arm_history = nn.Linear(len(HISTORY_FEATURES), a, bias=False)
         self.arm_kind = nn.Linear(len(STATS), a, bias=False)
@@ -82,52 +89,74 @@ class SetNetwork(nn.Module):
                 for layer in (self.choice, self.choice_wide, self.stop):
                     for parameter in layer.parameters():
                         parameter.zero_()
-                self.stop.bias.fill_(_STOP)
+                self.stop.bias.fill_(_STOP_WITH_TEACHER)
                 self.arm.weight[0].zero_()
                 self.arm.bias[0].zero_()
 
     def encoded(self, seen: Looks | Kept) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns an embedding of every component, shape (N, C, H), and one of the whole, shape (N, H)."""
-        graph, role = seen.graph, seen.components[..., :_ROLES]
+        role = seen.each[..., :_ROLES]
         inside = role.sum(-1, keepdim=True)
-        weights = self.of_kind(self.kind_attributes).view(-1, self.hidden)
-        own = self.of_component(seen.components) + self.of_budget(seen.budget)[:, None, :]
-        own = own + self.of_lately(seen.lately)
-        tried = seen.kinds.flatten(2) @ (weights / math.sqrt(len(weights)))
+        z = functional.linear(seen.each, self._first_weight())
+        # In place where nobody looks back: on a CPU, all of this is as fast as memory is.
+        z += functional.linear(seen.budget, self.of_budget.weight, self.of_component.bias)[:, None, :]
         # Nobody listens to places without a component: no edge leads there, and no role.
-        z = torch.relu(self.norm(own + tried))
-        like = role @ (role / role.sum(1, keepdim=True).clamp(min=1.0)).transpose(1, 2)
+        z = self.norm(z).relu_()
+        told = torch.bmm(_listening(seen.graph, role), z).view(*z.shape[:2], -1)
         heard = self.message(z)
-        for means, message in zip((_means(graph), _means(graph.transpose(1, 2)), like), self.messages, strict=True):
-            heard = torch.baddbmm(heard, means, message(z))
-        z = torch.relu(heard) * inside
+        heard += functional.linear(told, torch.cat([message.weight for message in self.messages], dim=1))
+        heard *= inside
+        z = heard.relu_()
         count = inside.sum(1)
         whole = torch.cat(
             [z.sum(1) / count.clamp(min=1.0), z.amax(1), seen.budget, count.clamp(min=1.0).log2() / 6.0], dim=-1
         )
         return z, torch.relu(self.of_all(whole))
 
+    def _first_weight(self) -> torch.Tensor:
+        """Returns weights of all that is known of a component, shape (H, EACH)."""
+        of_kinds = self.of_kind(self.kind_attributes).view(-1, self.hidden)
+        parts = (
+            self.of_component.weight,
+            self.of_lately.weight,
+            torch.zeros_like(self.of_component.weight[:, : TOGETHER - LATELY]),
+            of_kinds.T / math.sqrt(len(of_kinds)),
+        )
+        return torch.cat(parts, dim=1)
+
     def component_logits(
         self, z: torch.Tensor, whole: torch.Tensor, seen: Looks | Kept, best_bets: torch.Tensor
     ) -> torch.Tensor:
         """Returns log-probabilities of components and, last, of `stop`, shape (N, C + 1)."""
-        each = self.choice(torch.relu(self.choice_here(z) + self.choice_whole(whole)[:, None, :])).squeeze(-1)
-        wide = self.choice_wide(torch.cat([seen.lately, seen.kinds.sum(2), seen.components], dim=-1)).squeeze(-1)
+        inner = self.choice_here(z)
+        inner += self.choice_whole(whole)[:, None, :]
+        of_lately, together, own = self.choice_wide.weight.split([LATELY - OWN, TOGETHER - LATELY, OWN], dim=1)
+        wide = seen.each[..., :TOGETHER] @ torch.cat([own, of_lately, together], dim=1)[0]
+        each = self.choice(inner.relu_()).squeeze(-1)
         each = (each + wide + self._sharp(best_bets)).masked_fill(~seen.able, _IMPOSSIBLE)
         # Whether to stop is one choice, and where to go on another: what makes all components less attractive, such as
         # that each of them was hit lately, must not end the campaign.
         each = torch.log_softmax(each, dim=-1).masked_fill(~seen.able, _IMPOSSIBLE)
         return torch.log_softmax(torch.cat([each, self.stop(whole)], dim=-1), dim=-1)
 
-    def arm_logits(self, z: torch.Tensor, whole: torch.Tensor, kept: Kept) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns log-probabilities of a component's arms, and log-odds that they are weak, shape (N, M) each."""
-        n, k, _ = kept.here.shape
-        of_kind = self.arm_here(torch.cat([z, whole], dim=-1))[:, None, :] + self.arm_kind(kept.here)
-        inner = self.arm_history(kept.history).view(n, k, -1, self.arm_hidden) + of_kind[:, :, None, :]
-        inner = torch.relu(inner + self.arm_attribute(self.arm_attributes))
-        logits, weak = self.arm(inner).view(n, -1, 2).unbind(-1)
-        logits = logits + self._sharp(kept.bets)
-        return torch.log_softmax(logits.masked_fill(~kept.open, _IMPOSSIBLE), dim=-1), weak
+    def arm_logits(self, z: torch.Tensor, whole: torch.Tensor, kept: Kept) -> torch.Tensor:
+        """Returns log-probabilities of a component's arms, shape (N, M)."""
+        logits = self._of_arms(z, whole, kept, _CHOSEN) + self._sharp(kept.bets)
+        return torch.log_softmax(logits.masked_fill(~kept.open, _IMPOSSIBLE), dim=-1)
+
+    def weak_logits(self, z: torch.Tensor, whole: torch.Tensor, kept: Kept) -> torch.Tensor:
+        """Returns log-odds that a component's arms are weak, shape (N, M)."""
+        return self._of_arms(z, whole, kept, _WEAK)
+
+    def _of_arms(self, z: torch.Tensor, whole: torch.Tensor, kept: Kept, which: int) -> torch.Tensor:
+        """Returns one of the two logits of arms; all levels of a kind at once, in few and large products."""
+        levels = self.arm_attributes.shape[1]
+        of_levels = torch.block_diag(*[self.arm_history.weight] * levels)
+        inner = functional.linear(kept.here, torch.cat([of_levels, self.arm_kind.weight.repeat(levels, 1)], dim=1))
+        inner += self.arm_attribute(self.arm_attributes).flatten(1)
+        inner += self.arm_here(torch.cat([z, whole], dim=-1)).repeat(1, levels)[:, None, :]
+        out = torch.block_diag(*[self.arm.weight[which : which + 1]] * levels)
+        return functional.linear(inner.relu_(), out, self.arm.bias[which].expand(levels)).flatten(1)
 
     def _sharp(self, bets: torch.Tensor) -> torch.Tensor:
         return bets if self.teacher_hidden is None else bets * self.log_sharpness.exp()
@@ -159,6 +188,15 @@ class SetNetwork(nn.Module):
         return [value for name, value in self.named_parameters() if name.split(".")[0] not in apart]
 
 
-def _means(graph: torch.Tensor) -> torch.Tensor:
-    """Returns what turns values of components into means over those that each row points at."""
-    return graph / graph.sum(-1, keepdim=True).clamp(min=1.0)
+def _listening(graph: torch.Tensor, role: torch.Tensor) -> torch.Tensor:
+    """Returns of whom each component hears how much, shape (N, C * 3, C).
+
+    Three rows for each: those on which it depends, those that depend on it, those of its role; means of each.
+    """
+    n, c, _ = graph.shape
+    heard = graph.new_empty((n, c, 3, c))
+    torch.div(graph, graph.sum(-1, keepdim=True).clamp_(min=1.0), out=heard[:, :, 0])
+    torch.div(graph.transpose(1, 2), graph.sum(1).clamp_(min=1.0)[..., None], out=heard[:, :, 1])
+    like = role / role.sum(1, keepdim=True).clamp_(min=1.0)
+    heard[:, :, 2] = role @ like.transpose(1, 2)
+    return heard.flatten(1, 2)

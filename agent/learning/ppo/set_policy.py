@@ -101,40 +101,39 @@ class SetPolicy(MaskableActorCriticPolicy):
         kept = kept if outlook is None else kept._replace(outlook=outlook)
         row = torch.arange(n, device=component.device)
         at = torch.where(stops, 0, component)
-        of_arm, _ = self.network.arm_logits(z[row, at], whole, kept)
+        of_arm = self.network.arm_logits(z[row, at], whole, kept)
         arm = _drawn(of_arm, deterministic)
         log_prob = of_component[row, component] + torch.where(stops, 0.0, of_arm[row, arm])
         return torch.where(stops, c * m, at * m + arm), self.network.worth(whole, kept), log_prob, kept
 
-    def judge(self, kept: Kept, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns values, log-probabilities, entropies, shape (N,) each, and log-odds of weakness, shape (N, M).
+    def judge(self, kept: Kept, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns values, log-probabilities and entropies, shape (N,) each.
 
-        On a leash, entropies are relative ones: minus the divergence from the other policy.
+        Of what was kept on a leash, entropies are relative ones: minus the divergence from the other policy.
         """
-        n, c = kept.able.shape
-        m = kept.history.shape[1]
-        stops = actions == c * m
-        component, arm = torch.where(stops, c, actions // m), torch.where(stops, 0, actions % m)
-        row = torch.arange(n, device=actions.device)
-        of_component, of_arm, weak, whole = self._chances(kept, torch.where(stops, 0, component))
+        at, arm, stops = _parts(kept, actions)
+        component = torch.where(stops, kept.able.shape[1], at)
+        row = torch.arange(len(at), device=actions.device)
+        of_component, of_arm, whole = self._chances(kept, at)
         log_prob = of_component[row, component] + torch.where(stops, 0.0, of_arm[row, arm])
-        usual: tuple[torch.Tensor | float, torch.Tensor | float] = (0.0, 0.0)
-        if self._leash:
-            with torch.no_grad():
-                usual = self._leash[0]._chances(kept, torch.where(stops, 0, component))[:2]
-        spread = _spread(of_component, usual[0]) + torch.where(stops, 0.0, _spread(of_arm, usual[1]))
-        return self.network.worth(whole, kept), log_prob, spread, weak
+        spread = _spread(of_component, kept.usual) + torch.where(stops, 0.0, _spread(of_arm, kept.usual_here))
+        return self.network.worth(whole, kept), log_prob, spread
 
-    def _chances(self, kept: Kept, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns log-probabilities of components and of one's arms, log-odds of weakness, and the whole's embedding.
+    def _chances(self, kept: Kept, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns log-probabilities of components and of one's arms, and the whole's embedding.
 
         Args:
             kept: of states.
             at: the component, int64, shape (N,).
         """
         z, whole = self.network.encoded(kept)
-        of_arm, weak = self.network.arm_logits(z[torch.arange(len(at), device=at.device), at], whole, kept)
-        return self.network.component_logits(z, whole, kept, kept.best_bets), of_arm, weak, whole
+        of_arm = self.network.arm_logits(_picked(z, at), whole, kept)
+        return self.network.component_logits(z, whole, kept, kept.best_bets), of_arm, whole
+
+    def weak(self, kept: Kept, actions: torch.Tensor) -> torch.Tensor:
+        """Returns log-odds that arms of the components that were chosen are weak, shape (N, M)."""
+        z, whole = self.network.encoded(kept)
+        return self.network.weak_logits(_picked(z, _parts(kept, actions)[0]), whole, kept)
 
     def acting(self) -> dict[str, torch.Tensor]:
         """Returns the state of all but the privileged critic: that of a policy without one."""
@@ -150,6 +149,14 @@ class SetPolicy(MaskableActorCriticPolicy):
             usual: is not changed, and no part of this policy.
         """
         self._leash = (usual.requires_grad_(requires_grad=False),)
+
+    @torch.no_grad()
+    def on_leash(self, kept: Kept, actions: torch.Tensor) -> Kept:
+        """Returns what was kept of states with what the other policy would do there; that does not change any more."""
+        if not self._leash:
+            return kept
+        usual, usual_here, _ = self._leash[0]._chances(kept, _parts(kept, actions)[0])
+        return kept._replace(usual=usual, usual_here=usual_here)
 
     # ---- what sb3-contrib asks ------------------------------------------------------------------------------------
 
@@ -175,7 +182,7 @@ class SetPolicy(MaskableActorCriticPolicy):
             per_component = looks.open.shape[2]
             stop = looks.open.shape[1] * per_component
             obs = looks.at(torch.where(actions == stop, 0, actions // per_component))
-        values, log_prob, entropy, _ = self.judge(obs, actions)
+        values, log_prob, entropy = self.judge(obs, actions)
         return values[:, None], log_prob, entropy
 
     def predict_values(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
@@ -198,6 +205,19 @@ class SetPolicy(MaskableActorCriticPolicy):
         return self.looks_at(obs, torch.as_tensor(masks, device=obs["arms"].device))
 
 
+def _parts(kept: Kept, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns which component actions choose, and which of its arms, the first ones where they stop; and whether."""
+    m = kept.open.shape[1]
+    stops = actions == kept.able.shape[1] * m
+    chosen = torch.where(stops, 0, actions)
+    return chosen // m, chosen % m, stops
+
+
+def _picked(z: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Returns one component's embedding per state, shape (N, H)."""
+    return z[torch.arange(len(at), device=at.device), at]
+
+
 def _drawn(log_prob: torch.Tensor, deterministic: bool) -> torch.Tensor:
     """Draws by the Gumbel-max trick, or takes the likeliest."""
     if deterministic:
@@ -206,6 +226,6 @@ def _drawn(log_prob: torch.Tensor, deterministic: bool) -> torch.Tensor:
     return (log_prob + noise).argmax(-1)
 
 
-def _spread(log_prob: torch.Tensor, usual: torch.Tensor | float) -> torch.Tensor:
+def _spread(log_prob: torch.Tensor, usual: torch.Tensor) -> torch.Tensor:
     """Returns entropies, relative to other log-probabilities if there are any."""
-    return -(log_prob.exp() * (log_prob - usual)).sum(-1)
+    return -(log_prob.exp() * (log_prob - usual if usual.shape[1] else log_prob)).sum(-1)
