@@ -61,7 +61,7 @@ def odds_of(network: ArmNetwork, around: Surroundings, masks: torch.Tensor) -> t
     rows, arms = masks.nonzero(as_tuple=True)
     odds = torch.zeros(masks.shape, device=masks.device)
     block = _BLOCK if masks.device.type == "cpu" else max(1, len(rows))
-    for row, arm in zip(rows.split(block), arms.split(block), strict=True):
+    for row, arm in zip(torch.split(rows, block), torch.split(arms, block), strict=True):
         odds[row, arm] = network(around.inputs(row, arm)).sigmoid()
     return odds
 

@@ -48,6 +48,9 @@ class SetNetwork(nn.Module):
         privileged: see `SetPolicy`.
     """
 
+    arm_attributes: torch.Tensor
+    kind_attributes: torch.Tensor
+
     def __init__(self, hidden: int, arm_hidden: int, teacher: int | None, *, privileged: bool) -> None:
         super().__init__()
         self.hidden, self.arm_hidden, self.teacher_hidden = hidden, arm_hidden, teacher
@@ -104,7 +107,7 @@ class SetNetwork(nn.Module):
         z = self.norm(z).relu_()
         told = torch.bmm(_listening(seen.graph, role), z).view(*z.shape[:2], -1)
         heard = self.message(z)
-        heard += functional.linear(told, torch.cat([message.weight for message in self.messages], dim=1))
+        heard += functional.linear(told, torch.cat(list(self.messages.parameters()), dim=1))
         heard *= inside
         z = heard.relu_()
         count = inside.sum(1)
@@ -130,7 +133,7 @@ class SetNetwork(nn.Module):
         """Returns log-probabilities of components and, last, of `stop`, shape (N, C + 1)."""
         inner = self.choice_here(z)
         inner += self.choice_whole(whole)[:, None, :]
-        of_lately, together, own = self.choice_wide.weight.split([LATELY - OWN, TOGETHER - LATELY, OWN], dim=1)
+        of_lately, together, own = torch.split(self.choice_wide.weight, [LATELY - OWN, TOGETHER - LATELY, OWN], dim=1)
         wide = seen.each[..., :TOGETHER] @ torch.cat([own, of_lately, together], dim=1)[0]
         each = self.choice(inner.relu_()).squeeze(-1)
         each = (each + wide + self._sharp(best_bets)).masked_fill(~seen.able, _IMPOSSIBLE)
@@ -151,11 +154,12 @@ class SetNetwork(nn.Module):
     def _of_arms(self, z: torch.Tensor, whole: torch.Tensor, kept: Kept, which: int) -> torch.Tensor:
         """Returns one of the two logits of arms; all levels of a kind at once, in few and large products."""
         levels = self.arm_attributes.shape[1]
-        of_levels = torch.block_diag(*[self.arm_history.weight] * levels)
+        apart = torch.eye(levels, device=z.device)
+        of_levels = torch.kron(apart, self.arm_history.weight)
         inner = functional.linear(kept.here, torch.cat([of_levels, self.arm_kind.weight.repeat(levels, 1)], dim=1))
         inner += self.arm_attribute(self.arm_attributes).flatten(1)
         inner += self.arm_here(torch.cat([z, whole], dim=-1)).repeat(1, levels)[:, None, :]
-        out = torch.block_diag(*[self.arm.weight[which : which + 1]] * levels)
+        out = torch.kron(apart, self.arm.weight[which : which + 1])
         return functional.linear(inner.relu_(), out, self.arm.bias[which].expand(levels)).flatten(1)
 
     def _sharp(self, bets: torch.Tensor) -> torch.Tensor:
