@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .actuator import Actuator
+from .by_kind import ByKind
 from .checkpoint import CheckpointActuator, Checkpoints
-from .fault import Fault, Injection, Undo
 from .pod import Pods
 from .registry import Registry, RegistryActuator
 
-_OF_CHECKPOINTS = frozenset({"model.checkpoint_corrupt", "model.checkpoint_delete"})
+_OF_CHECKPOINTS = ("model.checkpoint_corrupt", "model.checkpoint_delete")
+_OF_THE_REGISTRY = ("model.registry_corrupt", "model.registry_unavailable", "model.bad_canary")
 
 
-class ModelActuator:
-    """Hands every fault of the family to the one who knows its artefacts; see `actuators.actuator.Actuator`.
+def model_actuator(checkpoints: Checkpoints, registry: Registry, pods: Pods, keep: Path) -> ByKind:
+    """Returns who hands every fault of the family to the one who knows its artefacts.
 
     Args:
         checkpoints: the platform's checkpoints.
@@ -22,30 +22,8 @@ class ModelActuator:
         pods: the platform's instances, for triggers.
         keep: our own folder for what is needed to inject and to revert; durable there before any harm.
     """
-
-    def __init__(self, checkpoints: Checkpoints, registry: Registry, pods: Pods, keep: Path) -> None:
-        self._checkpoints = CheckpointActuator(checkpoints, pods, keep)
-        self._registry = RegistryActuator(registry, pods, keep)
-
-    def prepare(self, injection_id: str, fault: Fault) -> Undo:
-        """Keeps what the fault will need, and names everything that it will touch."""
-        return self._for(fault).prepare(injection_id, fault)
-
-    def inject(self, injection: Injection) -> None:
-        """Damages the artefact, and pulls the trigger if the fault has one."""
-        self._for(injection.fault).inject(injection)
-
-    def revert(self, injection: Injection) -> None:
-        """Takes our damage out where it still stands."""
-        self._for(injection.fault).revert(injection)
-
-    def took(self, injection: Injection) -> bool:
-        """Tells whether the damage is there to be met."""
-        return self._for(injection.fault).took(injection)
-
-    def probe_clean(self, injection: Injection) -> bool:
-        """Tells whether our damage is gone."""
-        return self._for(injection.fault).probe_clean(injection)
-
-    def _for(self, fault: Fault) -> Actuator:
-        return self._checkpoints if fault.kind in _OF_CHECKPOINTS else self._registry
+    of_checkpoints, of_the_registry = (
+        CheckpointActuator(checkpoints, pods, keep),
+        RegistryActuator(registry, pods, keep),
+    )
+    return ByKind(dict.fromkeys(_OF_CHECKPOINTS, of_checkpoints) | dict.fromkeys(_OF_THE_REGISTRY, of_the_registry))

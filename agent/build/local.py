@@ -25,7 +25,7 @@ from actuators.drivers.local.registry import LocalRegistry
 from actuators.errors import BackburnError, BadInput, Unsafe
 from actuators.gpu import GpuActuator
 from actuators.memory import MemoryActuator
-from actuators.model import ModelActuator
+from actuators.model import model_actuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
 from actuators.pod import PodActuator
@@ -61,7 +61,7 @@ def local_actuators(settings: Settings) -> tuple[Mapping[str, Actuator], Repairs
         ),
         "network": NetworkActuator(LocalNetwork(platform)),
         "data": DataActuator(LocalDatasets(platform)),
-        "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, _kept(settings)),
+        "model": model_actuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, _kept(settings)),
         "gpu": GpuActuator(LocalGpus(platform)),
     }
     return actuators, platform

@@ -21,7 +21,7 @@ from actuators.drivers.world import MemoryWorld, World
 from actuators.errors import BadInput
 from actuators.gpu import GpuActuator
 from actuators.memory import MemoryActuator
-from actuators.model import ModelActuator
+from actuators.model import model_actuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
 from actuators.pod import PodActuator
@@ -52,7 +52,7 @@ def simulated_actuators(world: World, keep: Path) -> tuple[Mapping[str, Actuator
         ),
         "network": NetworkActuator(driver),
         "data": DataActuator(SimulatedDatasets(world)),
-        "model": ModelActuator(driver, driver, driver, keep),
+        "model": model_actuator(driver, driver, driver, keep),
         "gpu": GpuActuator(SimulatedGpus(world)),
     }
     return actuators, driver

@@ -16,6 +16,7 @@ from . import handle as handles
 from . import leftovers
 from .errors import BadInput, StagingError, StartFailed
 from .handle import Handle
+from .processes import ProcessId
 from .settings import StagingSettings
 
 _POLL_S = 0.2
@@ -106,15 +107,19 @@ def end(handle: Path) -> None:
         return
     if found.guard.is_alive():
         os.kill(found.guard.pid, signal.SIGTERM)
-        deadline_s = time.monotonic() + _END_WITHIN_S
-        while found.guard.is_alive():
-            if time.monotonic() > deadline_s:
-                found.guard.kill()
-                break
-            time.sleep(_POLL_S / 10)
-    while found.guard.is_alive():
-        time.sleep(_POLL_S / 10)
+    if not _ends(found.guard):
+        found.guard.kill()
+        if not _ends(found.guard):
+            raise StagingError(f"the platform's guard, process {found.guard.pid}, does not end although it was killed")
     leftovers.clear(handle)
+
+
+def _ends(process: ProcessId) -> bool:
+    """Tells whether a process ends in time."""
+    deadline_s = time.monotonic() + _END_WITHIN_S
+    while process.is_alive() and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S / 10)
+    return not process.is_alive()
 
 
 def _read(handle: Path) -> Handle | None:

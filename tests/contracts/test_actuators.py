@@ -33,7 +33,7 @@ from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
 from actuators.gpu import GpuActuator
 from actuators.memory import MemoryActuator
-from actuators.model import ModelActuator
+from actuators.model import model_actuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
 from actuators.pod import PodActuator
@@ -166,7 +166,7 @@ def local_actuators(handle: Path, keep: Path) -> Mapping[str, Actuator]:
         ),
         "network": NetworkActuator(LocalNetwork(platform)),
         "data": DataActuator(LocalDatasets(platform)),
-        "model": ModelActuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, keep),
+        "model": model_actuator(LocalCheckpoints(platform), LocalRegistry(platform), pods, keep),
         "gpu": GpuActuator(LocalGpus(platform, device="cpu")),
     }
 
@@ -300,7 +300,7 @@ def restored(place) -> tuple[Place, Injection, Checkpoints]:
     actuator.inject(injection)
     actuator.revert(injection)
     assert actuator.probe_clean(injection)
-    return place, injection, actuator._checkpoints._checkpoints
+    return place, injection, actuator._actuators["model.checkpoint_delete"]._checkpoints
 
 
 def test_a_checkpoint_that_the_platform_drops_after_the_undo_is_not_ours(restored):

@@ -33,13 +33,21 @@ UNLIMITED = resource.RLIM_INFINITY
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+def stat_of(pid: int) -> list[str]:
+    """Returns the fields of a process's stat from its state on.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def is_same_process(pid: int, start_ticks: int) -> bool:
     """Tells whether a pid still belongs to the process that began at that time (clock ticks since boot)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = stat_of(pid)
     except OSError:
         return False
-    fields = stat.rpartition(")")[2].split()
     return fields[0] not in "ZX" and int(fields[19]) == start_ticks
 
 

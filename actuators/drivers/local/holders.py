@@ -14,7 +14,7 @@ from pathlib import Path
 from ...clock import Instant
 from ...errors import InjectionFailed, RevertFailed
 from ...pod import Instance
-from .hold import send
+from .hold import send, stat_of
 from .platform import ANSWER_WITHIN_S
 
 _HOLD = Path(__file__).with_name("hold.py")
@@ -81,15 +81,6 @@ def living(injection_id: str, victim_pid: int) -> Iterator[tuple[int, int]]:
                 yield int(entry.name), int(stat_of(int(entry.name))[19])
         except OSError:
             continue
-
-
-def stat_of(pid: int) -> list[str]:
-    """Returns the fields of a process's stat from its state on.
-
-    Raises:
-        OSError: there is no such process.
-    """
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _said_after_go(holder: subprocess.Popen[bytes]) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import InjectionFailed, TargetNotFound
 from ...fault import Target
 from ...node import Node
-from .hold import is_same_process, send
+from .hold import is_same_process, send, stat_of
 from .platform import ANSWER_WITHIN_S, Platform
 
 _LOOK_AGAIN_S = 0.005
@@ -118,6 +118,6 @@ def _state(pid: int) -> str:
 def _stat(pid: int) -> list[str]:
     """Returns the fields of a process's stat from its state on, none when there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return stat_of(pid)
     except OSError:
         return []

@@ -10,7 +10,7 @@ from ...clock import Instant
 from ...fault import Target
 from ...pod import Instance
 from . import holders
-from .hold import PERIOD_S, is_same_process, send
+from .hold import PERIOD_S, is_same_process, send, stat_of
 from .platform import Platform
 
 _ALL_THE_TIME = 1.0
@@ -86,6 +86,6 @@ def living_instances(platform: Platform, target: Target) -> list[Instance]:
 
 def _is_stopped(pid: int) -> bool:
     try:
-        return holders.stat_of(pid)[0] == "T"
+        return stat_of(pid)[0] == "T"
     except OSError:
         return False
