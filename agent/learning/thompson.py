@@ -45,43 +45,53 @@ class ThompsonPolicy:
 
     def _draw(self, observation: Observation, *, spread: float = 1.0) -> npt.NDArray[np.float64]:
         """Draws P(weak) of every arm from the posterior, shape (C, K, L); its mean where the spread is nought."""
-        features, prior_sd = _design(observation)
+        shared, prior_sd = _design(observation)
+        levels = observation["arms"].shape[2]
+        arms, of_shared = shared.shape
         random = self._random if spread else np.random.default_rng(0)
         tries = np.stack([observed(observation, name) for name in ("weakness", "resilient")], -1).reshape(-1, 2) * MANY
         decided = tries.sum(1)
         seen = np.flatnonzero(decided > 0)
-        weights = spread * prior_sd * random.standard_normal(len(prior_sd))
+        drawn = spread * random.standard_normal(of_shared + arms // levels + arms)
+        weights = prior_sd * drawn[:of_shared]
+        of_cell = _KIND_SD * drawn[of_shared : of_shared + arms // levels]
+        of_arm = _ARM_SD * drawn[of_shared + arms // levels :]
         if len(seen):
             # A draw from the prior, corrected by what was seen, is a draw from the posterior (Matheron's rule; Wilson
             # et al., "Efficiently sampling functions from Gaussian process posteriors", ICML 2020). It takes a system
             # as large as the number of arms tried, and not as large as the number of weights.
-            rows, noise_sd = features[seen], _NOISE_SD / np.sqrt(decided[seen])
-            surprise = tries[seen, 0] / decided[seen] - _PRIOR_MEAN - rows @ weights
+            rows, cells, noise_sd = shared[seen], seen // levels, _NOISE_SD / np.sqrt(decided[seen])
+            guess = _PRIOR_MEAN + rows @ weights + of_cell[cells] + of_arm[seen]
+            surprise = tries[seen, 0] / decided[seen] - guess
             surprise -= spread * noise_sd * random.standard_normal(len(seen))
-            gram = (rows * prior_sd**2) @ rows.T + np.diag(noise_sd**2)
-            weights = weights + prior_sd**2 * (rows.T @ np.linalg.solve(gram, surprise))
-        drawn = _PRIOR_MEAN + features @ weights
-        odds: npt.NDArray[np.float64] = np.clip(drawn, 0.01, 0.99).reshape(observation["arms"].shape[:3])
+            gram = (rows * prior_sd**2) @ rows.T + _KIND_SD**2 * (cells[:, None] == cells)
+            told = np.linalg.solve(gram + np.diag(_ARM_SD**2 + noise_sd**2), surprise)
+            weights = weights + prior_sd**2 * (rows.T @ told)
+            of_cell += _KIND_SD**2 * np.bincount(cells, told, len(of_cell))
+            of_arm[seen] += _ARM_SD**2 * told
+        guess = _PRIOR_MEAN + shared @ weights + of_cell.repeat(levels) + of_arm
+        odds: npt.NDArray[np.float64] = np.clip(guess, 0.01, 0.99).reshape(observation["arms"].shape[:3])
         return _no_milder_than_resilient(odds, observation)
 
 
 def _design(observation: Observation) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Returns the features of every arm, shape (arms, features), and each weight's prior standard deviation."""
+    """Returns what arms have in common, shape (arms, features), and each weight's prior standard deviation.
+
+    Beside these, every arm has an effect of its own, and so has every (component, kind): columns with a single number
+    in a row, and as many as there are arms.
+    """
     components, arms = observation["components"], observation["arms"]
-    c, k, levels = arms.shape[:3]
+    shape = arms.shape[:3]
     roles = components[:, : len(ROLES) + 1]
     families = arms[..., : len(FAMILIES)]
-    shape = (c, k, levels)
     role_family = np.einsum("cr,cklf->cklrf", roles, families).reshape(*shape, -1)
-    shared = [
+    others = [
         np.broadcast_to(components[:, None, None, COMPONENT_FEATURES.index(name), None], (*shape, 1))
         for name in ("redundant", "dependents_share")
     ] + [observed(observation, name)[..., None] for name in ("whole_component", "latent", "intensity")]
-    cell = np.broadcast_to(np.eye(c * k).reshape(c, k, 1, c * k), (*shape, c * k))
-    arm = np.eye(c * k * levels).reshape(*shape, -1)
-    blocks = [(role_family, _ROLE_SD), (np.concatenate(shared, -1), _SHARED_SD), (cell, _KIND_SD), (arm, _ARM_SD)]
-    features = np.concatenate([block for block, _ in blocks], -1).reshape(c * k * levels, -1).astype(np.float64)
-    return features, np.concatenate([np.full(block.shape[-1], sd) for block, sd in blocks])
+    features = np.concatenate([role_family, *others], -1).reshape(-1, role_family.shape[-1] + len(others))
+    prior_sd = np.concatenate([np.full(role_family.shape[-1], _ROLE_SD), np.full(len(others), _SHARED_SD)])
+    return features.astype(np.float64), prior_sd
 
 
 def _no_milder_than_resilient(odds: npt.NDArray[np.float64], observation: Observation) -> npt.NDArray[np.float64]:
