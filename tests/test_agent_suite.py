@@ -154,10 +154,11 @@ def test_a_folder_is_one_policy_of_several_trainings(tmp_path):
 def test_shared_among_ray_tasks_it_comes_to_the_same(tmp_path):
     def figures(workers: int):
         folder = tmp_path / str(workers)
-        backburn(
+        told = backburn(
             "benchmark", "--split", "iid", "--policies", POSTERIOR, "--clusters", 6, "--workers", workers,
             "--run-dir", folder,
         )  # fmt: skip
+        assert "area (random 0, oracle 1)" in told.stdout, "in a file, columns are as wide as they are"
         assert sorted(path.name for path in folder.iterdir()) == ["benchmark.json", "iid.svg"]
         found = json.loads((folder / "benchmark.json").read_text())["splits"]["iid"]
         return {name: {k: v for k, v in of.items() if k != "decision_ms"} for name, of in found.items()}

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from actuators.errors import BadInput
 
 from ..settings import PACKAGED, load
-from .options import DEFAULT_CONFIG, Algorithm, ClusterKind, Config, Device
+from .options import DEFAULT_CONFIG, Algorithm, ClusterKind, Config, Device, wide_console
 
 
 def benchmark(
@@ -41,7 +40,7 @@ def benchmark(
         asked = [name if is_path(name) else name.replace("-", "_") for name in asked if name]
         wanted = [name.strip() for name in split.split(",") if name.strip()]
         out = run_dir or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-suite"
-        compare(asked, wanted, out, Console(), clusters=clusters, threads=threads, workers=workers)
+        compare(asked, wanted, out, wide_console(), clusters=clusters, threads=threads, workers=workers)
         return
     policies = policies or "random,round-robin,thompson,oracle"
     from ..benchmark.figures import lines_of
@@ -58,7 +57,7 @@ def benchmark(
         return
     settings = load(config or PACKAGED / f"{cluster}.yaml", {"campaign.budget_min": minutes, "campaign.seed": seed})
     folder = run_dir or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-benchmark-{settings.cluster.id}"
-    rows = Benchmark(settings, names, seeds or 1, folder, Console()).execute()
+    rows = Benchmark(settings, names, seeds or 1, folder, wide_console()).execute()
     typer.echo(f"\nevidence: {folder}")
     typer.echo("\n".join(lines_of(rows)))
 
@@ -102,7 +101,7 @@ def train(
             practice,
             generator,
             out,
-            Console(),
+            wide_console(),
             teacher=teacher,
             folder=run_dir or out.with_suffix(".training"),
             device=device,
@@ -114,7 +113,7 @@ def train(
     if workers > 1 or ray_address is not None:
         raise BadInput("--workers and --ray-address are for --algorithm ppo; a posterior policy learns alone")
     lessons = Lessons(steps=steps, batch=batch, seed=seed)
-    school.train(lessons, generator, out, Console(), device=device, threads=threads)
+    school.train(lessons, generator, out, wide_console(), device=device, threads=threads)
 
 
 def calibrate(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs on a real cluster.")]) -> None:
@@ -138,5 +137,5 @@ def shams(
 
     folder = score or run_dir or settings.runs_dir / "shams"
     if score is None:
-        record_starts(settings, folder, starts, minutes, Console())
-    measure(folder, Console())
+        record_starts(settings, folder, starts, minutes, wide_console())
+    measure(folder, wide_console())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from ..settings import PACKAGED, Settings
 
 Config = Annotated[Path, typer.Option("--config", help="Settings file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_WIDE = 180
 DEFAULT_CONFIG = PACKAGED / "local.yaml"
 
 
@@ -49,3 +52,8 @@ class ClusterKind(StrEnum):
 def run_folder(settings: Settings, out: Path | None) -> Path:
     """Returns the folder that was asked for, or one that is named by the time."""
     return out or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-{settings.cluster.id}"
+
+
+def wide_console() -> Console:
+    """Returns a console for tables: as wide as the terminal, or as they are where they go to a file."""
+    return Console(width=None if sys.stdout.isatty() else _WIDE)
