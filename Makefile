@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-crashes test-staging test-gpu lint bench bench-halts benchmark soak drill clean
+.PHONY: run test test-crashes test-staging test-gpu lint bench bench-rates bench-halts benchmark soak drill clean
 
 run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
 	$(BIN)/backburn run $(ARGS)
@@ -33,6 +33,9 @@ lint: $(INSTALLED)  ## style, types, and who may import whom
 
 bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes runs/bench.json
 	$(BIN)/python -m agent.bench $(ARGS)
+
+bench-rates: $(INSTALLED)  ## how fast simulated campaigns are, and learning on them; ARGS="--device cuda" on a GPU
+	$(BIN)/python -m agent.bench.rates $(ARGS)
 
 bench-halts: $(INSTALLED)  ## from a pulled lever until the fault is seen to be gone, on the embedded cluster; writes runs/halts.json
 	$(BIN)/python -m agent.bench.halts $(ARGS)

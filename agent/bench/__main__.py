@@ -27,7 +27,7 @@ from rich.console import Console
 from ..build.local import handle_path
 from ..run import Run
 from ..settings import PACKAGED, Settings, load
-from .rates import growth, rates
+from .rates import AIMS, growth, rates
 
 _SAMPLE_EVERY_S = 5.0
 _MB = 1e6
@@ -130,7 +130,7 @@ def main() -> None:
     cores = os.cpu_count() or 1
     figures = measured(facts, memory, cores)
     for what, rate in rates(cores).items():
-        figures[f"simulated, {what}"] = _figure(rate, "experiments/s", 5e5 if what == "environment only" else None)
+        figures[f"simulated, {what}"] = _figure(rate, "experiments/s", AIMS["cpu"].get(what))
     costs = growth()
     for cost in costs:
         name = f"simulated, {cost.campaigns} campaigns, {cost.components} components"

@@ -1,11 +1,21 @@
-"""How fast simulated campaigns are, and learning on them: experiments per second, all clusters of a batch together."""
+"""How fast simulated campaigns are, and learning on them: experiments per second, all clusters of a batch together.
+
+    python -m agent.bench.rates [--device cuda] [--threads N]
+
+Clusters of 16 components, rollouts of 32 experiments, two epochs; beside it sb3-contrib's own loop and buffer with the
+same network, epochs and minibatches. Prints what `python -m agent.bench` measures as well, without a cluster.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from sb3_contrib import MaskablePPO
@@ -22,32 +32,55 @@ from ..learning.ppo.vec_env import CampaignsVecEnv
 from ..learning.train import Lessons, taught
 
 COMPONENTS = 16
-_BATCH = 4096
 _TIMES = 3
 _STEPS = 32
-_PPO_BATCH, _PPO_STEPS = 512, 32
-_PPO: dict[str, Any] = {"n_steps": _PPO_STEPS, "batch_size": 2048, "n_epochs": 2}
+_STOCK_BATCH = 512
+"""Campaigns of the stock loop, whose buffer holds all that is seen: 80 kB for each of them and step."""
+
+AIMS: Final[Mapping[str, Mapping[str, float]]] = {
+    "cpu": {"environment only": 5e5, "PPO's rollout": 8e4, "PPO learns": 2.5e4},
+    "cuda": {"environment only": 2e7, "PPO's rollout": 5e6, "PPO learns": 1e6},
+}
 
 
-def rates(threads: int) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is done at once.
+
+    Attributes:
+        alone: campaigns of the simulator alone.
+        learning: campaigns of PPO.
+        minibatch: experiments per gradient.
+    """
+
+    alone: int
+    learning: int
+    minibatch: int
+
+
+_SIZES = {"cpu": Sizes(4096, 1024, 2048), "cuda": Sizes(16384, 16384, 16384)}
+
+
+def rates(threads: int, device: str = "cpu") -> dict[str, float]:
     """Returns experiments per second of the simulator alone, with a network that chooses, and with one that learns.
 
     The best of three, on clusters of 16 components.
 
     Args:
         threads: of the processor.
+        device: cpu or cuda.
     """
-    before = torch.get_num_threads()
+    before, sizes = torch.get_num_threads(), _SIZES[device]
     torch.set_num_threads(threads)
     try:
-        pool = pool_of(Generator((COMPONENTS, COMPONENTS)), 512, seed=0)
+        pool = pool_of(Generator((COMPONENTS, COMPONENTS)), 512, seed=0).to(device)
         return {
-            "environment only": max(_alone(Campaigns(pool, _BATCH)) for _ in range(_TIMES)),
+            "environment only": max(_alone(Campaigns(pool, sizes.alone)) for _ in range(_TIMES)),
             "a network chooses": max(_choosing(pool) for _ in range(_TIMES)),
             "a network learns": max(_learning(pool) for _ in range(_TIMES)),
-            "PPO's rollout": max(_rollout(pool) for _ in range(_TIMES)),
-            "PPO learns": max(_ppo(pool) for _ in range(_TIMES)),
-            "PPO learns, stock loop and buffer": max(_stock_ppo(pool) for _ in range(_TIMES)),
+            "PPO's rollout": max(_rollout(pool, sizes) for _ in range(_TIMES)),
+            "PPO learns": max(_ppo(pool, sizes) for _ in range(_TIMES)),
+            "PPO learns, stock loop and buffer": max(_stock_ppo(pool, sizes) for _ in range(_TIMES)),
         }
     finally:
         torch.set_num_threads(before)
@@ -92,13 +125,14 @@ def _cost(count: int, components: int) -> Cost:
 
 
 def _alone(campaigns: Campaigns) -> float:
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator(campaigns.device).manual_seed(0)
     drawn = torch.multinomial(campaigns.masks()[:, :-1].float(), 4, generator=random).T
     return _rate(_STEPS * campaigns.count, lambda: [campaigns.step(drawn[step % 4]) for step in range(_STEPS)])
 
 
 def _choosing(pool: Pool) -> float:
-    campaigns, choose = Campaigns(pool, 256), greedily(ArmNetwork())
+    device = pool.components.device
+    campaigns, choose = Campaigns(pool, 256), greedily(ArmNetwork().to(device))
     with torch.no_grad():
         return _rate(16 * 256, lambda: [campaigns.step(choose(campaigns)) for _ in range(16)])
 
@@ -107,27 +141,60 @@ def _learning(pool: Pool) -> float:
     return _rate(16 * 256, lambda: taught(pool, Lessons(steps=16, batch=256)))
 
 
-def _rollout(pool: Pool) -> float:
-    model = DevicePPO(Campaigns(pool, _PPO_BATCH), **_PPO)
-    _, callback = model._setup_learn(_PPO_BATCH)
+def _rollout(pool: Pool, sizes: Sizes) -> float:
+    model = DevicePPO(Campaigns(pool, sizes.learning), weak_epochs=0, **_ppo_of(sizes))
+    _, callback = model._setup_learn(sizes.learning)
     return _rate(
-        _PPO_BATCH * _PPO_STEPS,
-        lambda: model.collect_rollouts(None, callback, model.rollout_buffer, _PPO_STEPS),
+        sizes.learning * _STEPS,
+        lambda: model.collect_rollouts(None, callback, model.rollout_buffer, _STEPS),
     )
 
 
-def _ppo(pool: Pool) -> float:
-    model = DevicePPO(Campaigns(pool, _PPO_BATCH), weak_epochs=0, **_PPO)
-    return _rate(_PPO_BATCH * _PPO_STEPS, lambda: model.learn(_PPO_BATCH * _PPO_STEPS))
+def _ppo(pool: Pool, sizes: Sizes) -> float:
+    model = DevicePPO(Campaigns(pool, sizes.learning), weak_epochs=0, **_ppo_of(sizes))
+    return _rate(sizes.learning * _STEPS, lambda: model.learn(sizes.learning * _STEPS))
 
 
-def _stock_ppo(pool: Pool) -> float:
+def _stock_ppo(pool: Pool, sizes: Sizes) -> float:
     """The same network, epochs and minibatches on the same simulator, with sb3-contrib's own loop and buffer."""
-    model = MaskablePPO(SetPolicy, CampaignsVecEnv(Campaigns(pool, _PPO_BATCH)), **_PPO)
-    return _rate(_PPO_BATCH * _PPO_STEPS, lambda: model.learn(_PPO_BATCH * _PPO_STEPS))
+    env = CampaignsVecEnv(Campaigns(pool, _STOCK_BATCH))
+    model = MaskablePPO(SetPolicy, env, device=pool.components.device, **_ppo_of(sizes))
+    return _rate(_STOCK_BATCH * _STEPS, lambda: model.learn(_STOCK_BATCH * _STEPS))
+
+
+def _ppo_of(sizes: Sizes) -> dict[str, Any]:
+    return {"n_steps": _STEPS, "batch_size": sizes.minibatch, "n_epochs": 2}
 
 
 def _rate(experiments: int, run: Callable[[], object]) -> float:
+    _wait()
     began_s = time.perf_counter()
     run()
+    _wait()
     return experiments / (time.perf_counter() - began_s)
+
+
+def _wait() -> None:
+    """Waits for what a GPU still has to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(prog="python -m agent.bench.rates", description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", choices=sorted(_SIZES), default="cpu")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    chosen = parser.parse_args()
+    found = rates(chosen.threads, chosen.device)
+    card = f", {torch.cuda.get_device_name()}" if chosen.device == "cuda" else ""
+    print(f"{chosen.threads} threads{card}, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
+    for name, rate in found.items():
+        aim = AIMS[chosen.device].get(name)
+        print(f"  {name:<34}{rate:>12,.0f} experiments/s" + (f"  {rate / aim:.2f} of the aim" if aim else ""))  # noqa: T201
+    ratio = found["PPO learns"] / found["PPO learns, stock loop and buffer"]
+    print(f"  PPO learns {ratio:.1f} times as fast as in the stock loop")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
