@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from sb3_contrib import MaskablePPO
+from stable_baselines3.common.logger import Logger
 
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.pool import Pool, pool_of
@@ -30,6 +31,8 @@ from ..learning.ppo.device import DevicePPO
 from ..learning.ppo.set_policy import SetPolicy
 from ..learning.ppo.vec_env import CampaignsVecEnv
 from ..learning.train import Lessons, taught
+
+Model = TypeVar("Model", bound=MaskablePPO)
 
 COMPONENTS = 16
 _TIMES = 3
@@ -142,7 +145,7 @@ def _learning(pool: Pool) -> float:
 
 
 def _rollout(pool: Pool, sizes: Sizes) -> float:
-    model = DevicePPO(Campaigns(pool, sizes.learning), weak_epochs=0, **_ppo_of(sizes))
+    model = _silent(DevicePPO(Campaigns(pool, sizes.learning), weak_epochs=0, **_ppo_of(sizes)))
     _, callback = model._setup_learn(sizes.learning)
     return _rate(
         sizes.learning * _STEPS,
@@ -151,15 +154,21 @@ def _rollout(pool: Pool, sizes: Sizes) -> float:
 
 
 def _ppo(pool: Pool, sizes: Sizes) -> float:
-    model = DevicePPO(Campaigns(pool, sizes.learning), weak_epochs=0, **_ppo_of(sizes))
+    model = _silent(DevicePPO(Campaigns(pool, sizes.learning), weak_epochs=0, **_ppo_of(sizes)))
     return _rate(sizes.learning * _STEPS, lambda: model.learn(sizes.learning * _STEPS))
 
 
 def _stock_ppo(pool: Pool, sizes: Sizes) -> float:
     """The same network, epochs and minibatches on the same simulator, with sb3-contrib's own loop and buffer."""
     env = CampaignsVecEnv(Campaigns(pool, _STOCK_BATCH))
-    model = MaskablePPO(SetPolicy, env, device=pool.components.device, **_ppo_of(sizes))
+    model = _silent(MaskablePPO(SetPolicy, env, device=pool.components.device, **_ppo_of(sizes)))
     return _rate(_STOCK_BATCH * _STEPS, lambda: model.learn(_STOCK_BATCH * _STEPS))
+
+
+def _silent(model: Model) -> Model:
+    """Returns a model that logs nothing, and leaves no folder for it."""
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
 
 
 def _ppo_of(sizes: Sizes) -> dict[str, Any]:

@@ -179,8 +179,8 @@ def practised(
     formats = ["csv", *(["tensorboard"] if importlib.util.find_spec("tensorboard") else [])]
     left = practice.steps * practice.batch - model.num_timesteps
     if left > 0:
-        if aim is not None:
-            model.set_logger(configure(str(keeper.folder / f"log-{model.num_timesteps}"), formats))
+        log = str(keeper.folder / f"log-{model.num_timesteps}")
+        model.set_logger(configure(log, formats if aim is not None else []))
         watch = _Watch(practice, aim, beside, keeper, settings, best, tell)
         try:
             model.learn(left, callback=watch, reset_num_timesteps=False)
