@@ -20,7 +20,10 @@ def test_thompson_draws_from_the_posterior_of_its_regression():
     env.close()
     weak = observation["arms"][..., OBSERVED_ARM.index("weakness")]
     weak[0, 0, 0], weak[1, 0, 0] = 1 / 8, 2 / 8
-    features, prior_sd = thompson._design(observation)
+    shared, sd = thompson._design(observation)
+    arms, cells = len(shared), weak[..., 0].size
+    features = np.hstack([shared, np.eye(cells).repeat(arms // cells, axis=0), np.eye(arms)])
+    prior_sd = np.concatenate([sd, np.full(cells, thompson._KIND_SD), np.full(arms, thompson._ARM_SD)])
     rows, times = features[[0, np.ravel_multi_index((1, 0, 0), weak.shape)]], np.array([1.0, 2.0])
     precision = np.diag(prior_sd**-2) + rows.T @ (rows * (times / thompson._NOISE_SD**2)[:, None])
     covariance = np.linalg.inv(precision)
