@@ -25,11 +25,18 @@ test-crashes: $(INSTALLED)  ## every kind of fault, disturbed at every entry of 
 test-gpu: $(INSTALLED)  ## faults of a real GPU, with what they do to it printed; skipped where there is none
 	$(BIN)/pytest -m gpu -o timeout=600 -s -v $(ARGS)
 
-lint: $(INSTALLED)  ## style, types, and who may import whom
+lint: $(INSTALLED)  ## style, types, who may import whom, and known holes of what is installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@found=$$($(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --timeout 10 --progress-spinner off 2>&1); code=$$?; \
+	case "$$found" in \
+	*ConnectionError* | *ServiceError*) echo "pip-audit: its index cannot be reached, nothing was audited" ;; \
+	*) echo "$$found" | grep -v "could not be audited"; \
+	   echo "pip-audit: $$(echo "$$found" | grep -c "could not be audited") of $$(grep -c == constraints.txt) packages could not be audited"; \
+	   exit $$code ;; \
+	esac
 
 bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes runs/bench.json
 	$(BIN)/python -m agent.bench $(ARGS)
