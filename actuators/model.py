@@ -22,8 +22,6 @@ def model_actuator(checkpoints: Checkpoints, registry: Registry, pods: Pods, kee
         pods: the platform's instances, for triggers.
         keep: our own folder for what is needed to inject and to revert; durable there before any harm.
     """
-    of_checkpoints, of_the_registry = (
-        CheckpointActuator(checkpoints, pods, keep),
-        RegistryActuator(registry, pods, keep),
-    )
+    of_checkpoints = CheckpointActuator(checkpoints, pods, keep)
+    of_the_registry = RegistryActuator(registry, pods, keep)
     return ByKind(dict.fromkeys(_OF_CHECKPOINTS, of_checkpoints) | dict.fromkeys(_OF_THE_REGISTRY, of_the_registry))

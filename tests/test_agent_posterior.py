@@ -13,6 +13,7 @@ from rich.console import Console
 from actuators.errors import BadInput
 from agent.build.parts import policy_named
 from agent.build.simulated import chaos_env
+from agent.learning import posterior
 from agent.learning.arena import compared, greedily, knowing, randomly, tallied
 from agent.learning.arms import ARM_INPUTS, Surroundings
 from agent.learning.policy_file import read, store
@@ -45,6 +46,16 @@ def played_on(pool, count):
     for _ in range(6):
         campaigns.step(random(campaigns))
     return campaigns
+
+
+def test_arms_looked_at_in_blocks_are_the_arms_looked_at_together(pool, network, monkeypatch):
+    campaigns = played_on(pool, 4)
+    around, allowed = Surroundings.on(campaigns), campaigns.masks()[:, :-1]
+    together = odds_of(network, around, allowed)
+    assert int(allowed.sum()) % 7 != 0, "the last block is smaller"
+    monkeypatch.setattr(posterior, "_BLOCK", 7)
+    assert torch.allclose(odds_of(network, around, allowed), together, atol=1e-6)
+    assert bool((together[allowed] > 0).all())
 
 
 @pytest.fixture

@@ -195,6 +195,8 @@ def main() -> None:
     parser.add_argument("--device", choices=sorted(_SIZES), default="cpu")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     chosen = parser.parse_args()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this torch sees no GPU; allowed here is cpu")
     found = rates(chosen.threads, chosen.device)
     card = f", {torch.cuda.get_device_name()}" if chosen.device == "cuda" else ""
     print(f"{chosen.threads} threads{card}, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201

@@ -32,10 +32,10 @@ class Looks(NamedTuple):
     """States to choose in.
 
     Attributes:
-        each: what is known of components, in a row each, shape (N, C, EACH): features, how lately they were hit (1 just
-            now and falling by e with every scale of `LATELY_MIN`), and what is known of kinds of faults on them, first
-            of all kinds together, then of each. What is allowed is not among it: SB3 asks what a state is worth without
-            saying what is masked in it.
+        each: what is known of components, a row each, shape (N, C, TOGETHER + K * len(BY_KIND)): features, how lately
+            they were hit (1 just now and falling by e with every scale of `LATELY_MIN`), and what is known of kinds of
+            faults on them, first of all kinds together, then of each. What is allowed is not among it: SB3 asks what a
+            state is worth without saying what is masked in it.
         graph: 1 where the row's component depends on the column's, shape (N, C, C).
         kinds: what is known of kinds on components, shape (N, C, K, len(BY_KIND)).
         in_role: what is known of them on others of the role, shape (N, C, K, len(IN_ROLE)).

@@ -117,7 +117,7 @@ class SetNetwork(nn.Module):
         return z, torch.relu(self.of_all(whole))
 
     def _first_weight(self) -> torch.Tensor:
-        """Returns weights of all that is known of a component, shape (H, EACH)."""
+        """Returns weights of all that is known of a component, shape (H, width of `Looks.each`)."""
         of_kinds = self.of_kind(self.kind_attributes).view(-1, self.hidden)
         parts = (
             self.of_component.weight,
