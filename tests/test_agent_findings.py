@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -185,8 +186,9 @@ def test_whatever_was_done_silence_is_remedied_by_telling_somebody(kind, role):
 # ---- ground truth ---------------------------------------------------------------------------------------------------
 
 
-def found(*fingerprints: str) -> list[dict[str, str]]:
-    return [{"fingerprint": fingerprint} for fingerprint in fingerprints]
+def found(*fingerprints: str, intensity: float = 0.25) -> list[dict[str, Any]]:
+    """Returns weaknesses of which nothing milder was seen."""
+    return [{"fingerprint": fingerprint, "reproducer": {"intensity": intensity}} for fingerprint in fingerprints]
 
 
 WEAK_SERVER = dict.fromkeys(SWITCHES, "hardened") | {"serving.replicas": "weak", "training.restart": "weak"}
@@ -222,6 +224,21 @@ def test_one_finding_counts_for_at_most_one_switch():
         for sign in signs:
             fingerprint = f"{sign.kind}|{sign.role}|{min(sign.mechanisms)}"
             assert len(compare(everything, found(fingerprint))["found"]) == 1
+
+
+def test_what_a_hardened_cluster_does_not_bear_either_tells_nothing_about_its_switch():
+    narrow, queue = "network.bandwidth|model-server|unavailable", {"serving.queue": "weak"}
+    assert compare(queue, found(narrow, intensity=0.5))["found"] == ["serving.queue"]
+    harsh = compare(queue, found(narrow, intensity=1.0))
+    assert (harsh["missed"], harsh["unplanted"], harsh["false_alarms"]) == (["serving.queue"], [narrow], [])
+
+
+def test_what_stands_on_both_lists_is_told_apart_by_how_harsh_it_was():
+    for switch, signs in SWITCHES.items():
+        for sign in signs:
+            for other in UNPLANTED.values():
+                same = (sign.kind, sign.role) == (other.kind, other.role) and sign.mechanisms & other.mechanisms
+                assert not same or sign.at_most < 1.0, f"{switch}: whatever shows {sign} counts as found"
 
 
 def test_the_truth_knows_every_switch_of_the_platform():

@@ -1,7 +1,7 @@
 """The rival that knows what was planted: what could have been found at most, and how fast. Only a benchmark may ask it.
 
-It runs the first sign of every planted switch, the strongest level first, each as often as its confirmation needs, the
-cheapest switch first. What nobody planted it does not look for.
+It runs the first sign of every planted switch, the strongest level that tells something about it first, each as often
+as its confirmation needs, the cheapest switch first. What nobody planted it does not look for.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def _actions(env: ChaosEnv, sign: Sign) -> list[int]:
     fitting = [
         (action, fault.intensity)
         for action, fault in faults
-        if fault.kind == sign.kind and env.topology.component(fault.target.name).role == sign.role
+        if fault.kind == sign.kind
+        and fault.intensity <= sign.at_most
+        and env.topology.component(fault.target.name).role == sign.role
     ]
     return [action for action, _ in sorted(fitting, key=lambda found: -found[1])]
 

@@ -16,8 +16,8 @@ _ANSWERS = frozenset({"wrong_answers", "not_recovered"})
 _SILENCE = frozenset({"silent"})
 _AGE = frozenset({"stale", "not_recovered"})
 
-
 _NETWORK = ("delay", "loss", "partition", "bandwidth")
+_TO_PROCESSES = ("pause", "kill", "cpu_stress", "memory_stress")
 DATA_ROLES = ("stream", "feature-pipeline")
 """Components through which features come to the feature store."""
 _OVERLOAD = _SERVING | {"queue_growth"}
@@ -31,16 +31,19 @@ class Sign:
         kind: the fault that reveals it.
         role: of the component that is hurt.
         mechanisms: any of these ways to break a promise counts.
+        at_most: the highest intensity that a hardened cluster bears; harsher experiments tell nothing about the switch.
     """
 
     kind: str
     role: str
     mechanisms: frozenset[str]
+    at_most: float = 1.0
 
     def fits(self, weakness: Mapping[str, Any]) -> bool:
-        """Tells whether a weakness, as JSON, is this."""
+        """Tells whether a weakness, as JSON, is this: its mildest form counts."""
         kind, role, mechanism = str(weakness["fingerprint"]).split("|")
-        return (kind, role) == (self.kind, self.role) and mechanism in self.mechanisms
+        mild_enough = weakness["reproducer"]["intensity"] <= self.at_most
+        return (kind, role) == (self.kind, self.role) and mechanism in self.mechanisms and mild_enough
 
 
 SWITCHES: Mapping[str, tuple[Sign, ...]] = {
@@ -48,7 +51,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
     "serving.autoscale": (Sign("pod.cpu_stress", "model-server", _OVERLOAD),),
     # Where a narrow way lets a third of the requests pass, a bound lets that third pass in time; without one, nobody.
     "serving.queue": (
-        Sign("network.bandwidth", "model-server", _OVERLOAD),
+        Sign("network.bandwidth", "model-server", _OVERLOAD, at_most=0.5),
         Sign("pod.cpu_stress", "model-server", _OVERLOAD),
     ),
     "serving.replicas": (
@@ -63,6 +66,8 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("network.loss", "feature-store", _SERVING),
         Sign("network.partition", "feature-store", _SERVING),
         Sign("network.bandwidth", "feature-store", _SERVING),
+        Sign("pod.cpu_stress", "feature-store", _SERVING),
+        Sign("pod.memory_stress", "feature-store", _SERVING),
     ),
     "serving.retries": (
         Sign("network.loss", "feature-store", _STORM),
@@ -72,7 +77,6 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
     "training.restart": (
         Sign("pod.kill", "trainer", _TRAINING),
         Sign("pod.node_kill", "trainer", _TRAINING),
-        Sign("gpu.memory_pressure", "trainer", _TRAINING),
     ),
     "training.checkpoint": (
         Sign("model.checkpoint_corrupt", "trainer", _TRAINING),
@@ -86,6 +90,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("pod.pause", "feature-store", _SILENCE),
         Sign("pod.kill", "feature-store", _SILENCE),
         Sign("pod.cpu_stress", "feature-store", _SILENCE),
+        Sign("pod.memory_stress", "feature-store", _SILENCE),
         Sign("pod.pause", "trainer", _SILENCE),
         Sign("pod.kill", "trainer", _SILENCE),
         Sign("pod.node_kill", "trainer", _SILENCE),
@@ -93,7 +98,7 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("model.checkpoint_delete", "trainer", _SILENCE),
         Sign("pod.memory_stress", "trainer", _SILENCE),
         Sign("gpu.memory_pressure", "trainer", _SILENCE),
-        *(Sign(kind, role, _SILENCE) for role in DATA_ROLES for kind in ("pod.pause", "pod.kill", "pod.cpu_stress")),
+        *(Sign(f"pod.{verb}", role, _SILENCE) for role in DATA_ROLES for verb in _TO_PROCESSES),
     ),
     "data.schema_gate": (
         Sign("data.corrupt_rows", "stream", _ANSWERS),
@@ -108,8 +113,8 @@ SWITCHES: Mapping[str, tuple[Sign, ...]] = {
         Sign("data.drift", "stream", _AGE),
         *(Sign(f"network.{verb}", "stream", _AGE) for verb in _NETWORK),
         *(Sign(f"network.{verb}", "feature-store", _AGE) for verb in _NETWORK),
-        *(Sign(f"pod.{verb}", role, _AGE) for role in DATA_ROLES for verb in ("pause", "kill", "cpu_stress")),
-        *(Sign(f"pod.{verb}", "feature-store", _AGE) for verb in ("pause", "cpu_stress")),
+        *(Sign(f"pod.{verb}", role, _AGE) for role in DATA_ROLES for verb in _TO_PROCESSES),
+        *(Sign(f"pod.{verb}", "feature-store", _AGE) for verb in ("pause", "cpu_stress", "memory_stress")),
     ),
 }
 """The first sign of a switch is the one that its test looks for. Where several bear the same sign, an earlier one that
@@ -170,7 +175,7 @@ def compare(switches: Mapping[str, str], weaknesses: Iterable[Mapping[str, Any]]
 
     Args:
         switches: every switch and whether it is `weak` or `hardened`.
-        weaknesses: the confirmed findings, as JSON.
+        weaknesses: the confirmed findings of one run on that cluster, as JSON.
 
     Returns:
         `planted`, `found` and `missed` (switches), `false_alarms` and `unplanted` (fingerprints).

@@ -12,8 +12,6 @@ from .policy import Mask, Observation
 _IN_VAIN = 2
 """Tries of one experiment that may show nothing before the next one of its entry is tried."""
 
-"""Observed counts are eighths."""
-
 
 class PlannedPolicy:
     """Goes through a plan, then stops.
