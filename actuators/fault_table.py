@@ -14,6 +14,9 @@ from .data import Disturbance
 from .network import Effect, Impairment
 from .rows import LineCutter, RowEffect, changed, partition_of
 
+_JITTER = 0.1
+"""Share of a delay that is added at most, another one for every chunk: no way is late by the same time twice."""
+
 _LOOK_AGAIN_S = 1.0
 """Longest time between two looks at the deadlines: timers stand still while a machine sleeps, deadlines do not."""
 
@@ -27,7 +30,8 @@ class InForce:
         route: whose bytes it meets.
         impairment: what is done to them.
         expires_at: when it ends by itself.
-        draws: decides which messages are lost; named from the injection, so that a repetition loses the same ones.
+        draws: decides which messages are lost, and by how much delays differ; named from the injection, so that a
+            repetition loses the same ones.
         affected: how often it was felt.
         late_partition: whose rows are held back; None before any was met.
         free_at_s: loop time at which a narrow edge is through with everything that was handed to it.
@@ -54,7 +58,7 @@ class InForce:
         match self.impairment.effect:
             case Effect.DELAY:
                 self.affected += size > 0
-                return now_s + amount / 1000.0
+                return now_s + amount / 1000.0 * (1.0 + _JITTER * self.draws.random())
             case Effect.BANDWIDTH:
                 self.affected += size > 0
                 self.free_at_s = max(self.free_at_s, now_s) + size / amount

@@ -17,7 +17,7 @@ The control protocol is one JSON object per line, one answer per request:
 
 Effects, on bytes towards the upstream unless it says otherwise:
 
-    delay      every chunk is held back by so many ms
+    delay      every chunk is held back by so many ms, and up to a tenth more
     loss       so large a share of the chunks resets its connection instead of passing
     partition  nothing passes in either direction, and connections are accepted but lead nowhere
     bandwidth  chunks pass one after the other at so many bytes/s, all connections together

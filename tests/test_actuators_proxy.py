@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from actuators.clock import BootClock
+from actuators.fault_table import InForce
+from actuators.network import Effect, Impairment
 
 EFFECTS = {"delay": 60_000.0, "loss": 1.0, "partition": 1.0, "bandwidth": 0.01}
 """Amounts under which nothing passes for as long as a test can wait."""
@@ -195,6 +198,17 @@ def test_when_it_ends_nothing_waits_any_more(play, effect, how):
         assert await (await place.line("a")).said() == b"hello"
 
     play(scenario)
+
+
+def test_delays_differ_a_little_and_in_a_repetition_by_the_same():
+    def held_ms() -> list[float]:
+        draws, until = random.Random("bb-1 a"), BootClock().now().after(60.0)
+        fault = InForce("bb-1", "a", Impairment(Effect.DELAY, 200.0), until, draws)
+        return [1000.0 * fault.passes_at_s(1, 0.0) for _ in range(32)]
+
+    held = held_ms()
+    assert 200.0 <= min(held) < 205.0 < 215.0 < max(held) <= 220.0
+    assert held_ms() == held
 
 
 def test_which_messages_are_lost_is_decided_by_the_injections_name(play):
