@@ -49,6 +49,11 @@ _TOGETHER = (
 """Of these, the ones that only compute, or wait for what they have started however long it takes."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what only some tests ask for."""
+    parser.addoption("--replicates", type=int, default=1, help="experiments per row of the table of switches")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what needs the machine for itself, before anything is chosen by its mark."""

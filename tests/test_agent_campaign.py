@@ -235,10 +235,11 @@ def finished(finished_once, tmp_path) -> Path:
 def test_switches_that_are_scrambled_outside_of_the_platform_change_no_decision(tmp_path):
     """Whatever the settings say is weak: only the platform's processes may read it, and here there are none."""
     decisions = []
-    for state in ("weak", "hardened"):
-        folder = tmp_path / state
+    scrambled = np.random.default_rng(0).choice(["weak", "hardened"], len(SWITCHES)).tolist()
+    for name, states in {"weak": ["weak"] * len(SWITCHES), "scrambled": scrambled}.items():
+        folder = tmp_path / name
         folder.mkdir()
-        switches = dict.fromkeys(SWITCHES, state)
+        switches = dict(zip(SWITCHES, states, strict=True))
         settings = load(config_file(folder, campaign={"budget_min": 8.0}, cluster={"switches": switches}))
         run = Run(settings, folder / "run", Console(quiet=True))
         run.execute()

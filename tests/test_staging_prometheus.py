@@ -222,7 +222,9 @@ def test_a_prometheus_that_dies_in_the_middle_of_a_fault_ends_it(tmp_path):
             outcome = env.experiment(telling_fault(env, SWITCHES["serving.feature_timeout"][0]))
         finally:
             world.close()
-        print(f"{outcome.stop} {outcome.phases.cleared_s - killed_s[0]:.1f} s after the death of Prometheus")
+        gone_s = outcome.phases.cleared_s - killed_s[0]
+        print(f"{outcome.stop} {gone_s:.1f} s after the death of Prometheus")
+        assert gone_s < load(config).limits.stale_after_s + 2.0
         assert outcome.stop.cause == "telemetry"
         assert outcome.stop.clean
         assert outcome.verdict is Verdict.INVALID, outcome.score.reason

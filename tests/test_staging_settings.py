@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actuators.catalogue import CATALOGUE
 from envs.staging import ray_environment
+from envs.staging.components import described
 from envs.staging.errors import BadInput
 from envs.staging.layout import Layout
 from envs.staging.settings import StagingSettings, Switches
+from tests.test_staging_matrix import DEATHS
 
 NAMES = [
     "serving.replicas",
@@ -41,6 +44,21 @@ def test_switches_survive_the_way_through_a_mapping(mapping: dict[str, str]) -> 
     switches = Switches.from_mapping(mapping)
     assert switches.to_mapping() == Switches().to_mapping() | mapping
     assert Switches.from_mapping(switches.to_mapping()) == switches
+
+
+@given(st.fixed_dictionaries({name: st.sampled_from(["weak", "hardened"]) for name in NAMES}))
+def test_of_all_switches_an_agent_sees_no_more_than_how_many_model_servers_are_ordered(mapping: dict[str, str]) -> None:
+    seen = described(StagingSettings(switches=Switches.from_mapping(mapping)))
+    server = seen.pop("model-server")
+    usual = described(StagingSettings())
+    assert replace(server, desired=0) == replace(usual.pop("model-server"), desired=0)
+    assert server.desired == (2 if mapping["serving.replicas"] == "hardened" else 1)
+    assert seen == usual
+
+
+def test_a_death_is_tried_in_the_middle_of_every_fault() -> None:
+    """Those of a GPU are tried where there is one: `tests/test_gpu.py`."""
+    assert set(DEATHS) == {name for name, kind in CATALOGUE.items() if kind.family != "gpu"}
 
 
 def test_an_unknown_switch_names_the_nearest_right_one() -> None:

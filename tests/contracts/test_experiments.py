@@ -384,10 +384,20 @@ def test_without_a_repair_it_is_quarantined_and_the_rest_goes_on(settings, tmp_p
     world.close()
 
 
-def test_a_fault_that_does_not_take_is_invalid(settings, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "component"),
+    [
+        ("pod.pause", "model-server"),
+        ("network.delay", "feature-store"),
+        ("data.drift", "stream"),
+        ("model.bad_canary", "model-server"),
+        ("gpu.compute_contention", "trainer"),
+    ],
+)
+def test_a_fault_that_does_not_take_is_invalid(settings, tmp_path, kind, component):
     world = simulation(settings, tmp_path)
-    world.actuators["pod"].took = lambda injection: False
-    outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+    world.actuators[kind.partition(".")[0]].took = lambda injection: False
+    outcome = world.experimenter.run(fault(kind, component))
     assert outcome.verdict is Verdict.INVALID
     assert outcome.phases.cleared_s - outcome.phases.injected_s < 8.0, "no need to wait for its end"
     world.close()
