@@ -27,7 +27,7 @@ from envs.scoring import Verdict
 from .findings.record import now_text
 from .findings.remedies import remedy_for
 from .findings.weakness import Weakness, reproduced_by, weakness_of
-from .learning.policy import Policy
+from .learning.policy import Policy, require_sense
 from .learning.reasons import Explainer, Reason
 
 
@@ -173,6 +173,7 @@ class Campaign:
                 continue
             started_s = self._stopwatch()
             mask = self._env.action_masks() & in_time & self._env.telling()
+            require_sense(observation, mask)
             action = self._policy.choose(observation, mask)
             self._result.decision_s.append(self._stopwatch() - started_s)
             reason = None if self._explainer is None else self._explainer.reason(observation, mask, action)

@@ -34,21 +34,26 @@ class FlooredPolicy:
 
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns an allowed experiment; stops when the policy does."""
-        so_far = round(_COUNTED_TO * float(observation["budget"][BUDGET_FEATURES.index("experiments")]))
-        if so_far % self._every == self._every - 1:
-            untried = self._untried(observation, mask)
-            if len(untried):
-                keys = [observed(observation, name).reshape(-1)[untried] for name in ("duration_min", "intensity")]
-                return int(untried[np.lexsort((keys[0], -keys[1]))[0]])
-        return self.policy.choose(observation, mask)
+        untried = self._whose_turn(observation, mask)
+        if not len(untried):
+            return self.policy.choose(observation, mask)
+        keys = [observed(observation, name).reshape(-1)[untried] for name in ("duration_min", "intensity")]
+        return int(untried[np.lexsort((keys[0], -keys[1]))[0]])
+
+    def gives_way(self, observation: Observation, mask: Mask) -> bool:
+        """Tells whether this choice is not the policy's own."""
+        return len(self._whose_turn(observation, mask)) > 0
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns what the policy believes; see `reasons.Believes`."""
         believed: npt.NDArray[np.float64] = self.policy.odds(observation, mask)  # type: ignore[attr-defined]
         return believed
 
-    def _untried(self, observation: Observation, mask: Mask) -> npt.NDArray[np.intp]:
-        """Returns the allowed experiments of kinds that were tried on no component."""
+    def _whose_turn(self, observation: Observation, mask: Mask) -> npt.NDArray[np.intp]:
+        """Returns the allowed experiments of kinds that were tried on no component, if it is their turn."""
+        so_far = round(_COUNTED_TO * float(observation["budget"][BUDGET_FEATURES.index("experiments")]))
+        if so_far % self._every != self._every - 1:
+            return np.array([], dtype=np.intp)
         tried: npt.NDArray[np.bool_] = np.any(observed(observation, "tried") > 0, axis=(0, 2), keepdims=True)
         fresh = mask[:-1].reshape(observation["arms"].shape[:3]) & ~tried
         return np.flatnonzero(fresh)

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from actuators.errors import BadInput
 from envs.encoding import observed
 
 Observation: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
@@ -25,6 +26,19 @@ class Policy(Protocol):
             mask: which actions are allowed, shape (actions,); the last one stops and is always allowed.
         """
         ...
+
+
+def require_sense(observation: Observation, mask: Mask) -> None:
+    """Checks what a policy is asked: whatever is not a number would be taken for the best or the worst of all.
+
+    Raises:
+        BadInput: the observation holds something that is no number, or the mask does not even allow to stop.
+    """
+    for name, values in observation.items():
+        if not np.isfinite(values).all():
+            raise BadInput(f"observation {name!r} holds values that are no numbers; allowed are finite ones")
+    if not mask[-1]:
+        raise BadInput("the mask does not allow to stop; allowed is every mask whose last entry is true")
 
 
 class RandomPolicy:

@@ -12,11 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from actuators.errors import BadInput
-
 from .arms import ARM_INPUTS, Surroundings
 from .head import Head
-from .policy import Mask, Observation
+from .policy import Mask, Observation, require_sense
 from .worth import worth_of
 
 _BLOCK = 4096
@@ -120,10 +118,8 @@ def batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.
     """Returns an observation and a mask as a batch.
 
     Raises:
-        BadInput: the observation holds something that is no number.
+        BadInput: see `require_sense`.
     """
+    require_sense(observation, mask)
     seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
-    for name, values in seen.items():
-        if not bool(torch.isfinite(values).all()):
-            raise BadInput(f"observation {name!r} holds values that are no numbers; allowed are finite ones")
     return seen, torch.as_tensor(mask)[None]

@@ -12,6 +12,7 @@ import torch
 
 from envs.encoding import OBSERVED_ARM
 
+from .floor import FlooredPolicy
 from .policy import Mask, Observation, Policy
 from .worth import OVERHEAD_MIN, worth_per_minute
 
@@ -34,12 +35,14 @@ class Reason:
         gain: severity that it hoped to confirm with this experiment; None likewise.
         minutes: what the experiment was expected to cost.
         rivals: what other policies would have taken, by name.
+        new_kind: whether the policy gave way to a kind of fault that was never tried here; see `floor`.
     """
 
     odds: float | None
     gain: float | None
     minutes: float
     rivals: Mapping[str, str]
+    new_kind: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the reason as JSON."""
@@ -52,6 +55,7 @@ class Reason:
             else f"held to be weak with a probability of {self.odds:.0%}, worth {self.gain:.2f}"
         )
         others = ", ".join(f"{name} would take {what}" for name, what in self.rivals.items())
+        believed = f"never tried here, and so its turn; {believed}" if self.new_kind else believed
         return f"{believed}, for about {self.minutes:.1f} min" + (f"; {others}" if others else "")
 
 
@@ -77,11 +81,12 @@ class Explainer:
         others = {name: self._described(choice) if choice != action else "the same" for name, choice in rivals.items()}
         seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
         minutes = float(self._minutes(seen).flatten()[action])
+        new_kind = isinstance(self._policy, FlooredPolicy) and self._policy.gives_way(observation, mask)
         if not isinstance(self._policy, Believes):
-            return Reason(None, None, minutes, others)
+            return Reason(None, None, minutes, others, new_kind)
         odds = torch.as_tensor(self._policy.odds(observation, mask), dtype=torch.float32)
         worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten()
-        return Reason(float(odds[action]), float(worth[action]) * minutes, minutes, others)
+        return Reason(float(odds[action]), float(worth[action]) * minutes, minutes, others, new_kind)
 
     @staticmethod
     def _minutes(seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
