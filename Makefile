@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
 
-.PHONY: run test test-crashes test-staging test-gpu lint bench bench-rates bench-halts benchmark soak drill clean
+.PHONY: run test test-crashes test-staging test-gpu lint bench bench-rates bench-tuning bench-halts benchmark soak drill clean
 
 run: $(INSTALLED)  ## start the embedded cluster, run a campaign on it, leave a report in runs/
 	$(BIN)/backburn run $(ARGS)
@@ -43,6 +43,9 @@ bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes
 
 bench-rates: $(INSTALLED)  ## how fast simulated campaigns are, and learning on them; ARGS="--device cuda" on a GPU
 	$(BIN)/python -m agent.bench.rates $(ARGS)
+
+bench-tuning: $(INSTALLED)  ## settings of the policies that have not learnt, 32 of each, on clusters set aside
+	$(BIN)/python -m agent.bench.tuning $(ARGS)
 
 bench-halts: $(INSTALLED)  ## from a pulled lever until the fault is seen to be gone, on the embedded cluster; writes runs/halts.json
 	$(BIN)/python -m agent.bench.halts $(ARGS)

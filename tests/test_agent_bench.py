@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +12,8 @@ from actuators.catalogue import kind_of
 from agent.bench.__main__ import Memory, measured
 from agent.bench.drilled import Ban, answered, timeline
 from agent.bench.halts import calm, figures, halted, undone_faults
+from agent.bench.tuning import Trial, lines_of, tuned
+from agent.learning.thompson import Prior
 from agent.settings import load
 from safety.journal import Entry
 from tests.conftest import config_file
@@ -116,3 +119,15 @@ def test_the_timeline_is_in_the_order_of_time_and_names_each_fault():
     assert [line.split()[0] for line in lines] == ["00:00:10.0", "00:00:12.0", "00:00:12.4", "00:01:00.0", "00:01:10.0"]
     assert "pod.pause on gateway" in lines[0]
     assert "pod.pause on gateway" in lines[2]
+
+
+def test_settings_of_rivals_are_tried_on_the_same_clusters_the_shipped_ones_first():
+    told: list[Trial] = []
+    trials = tuned(2, 4, told.append)
+    assert [(trial.policy, len(trial.settings)) for trial in told[:2]] == [("thompson", 6), ("ucb", 1)]
+    assert told[0].settings == asdict(Prior())
+    assert sorted(trials, key=str) == sorted(told, key=str)
+    assert [trial.policy for trial in trials] == ["thompson", "thompson", "ucb", "ucb"]
+    assert trials[0].area >= trials[1].area
+    assert told[0].area == tuned(1, 4)[0].area, "the same luck again"
+    assert lines_of(trials)[0].startswith("thompson ")

@@ -9,8 +9,10 @@ from agent.build.simulated import chaos_env
 from agent.learning import thompson
 from agent.learning.policy import RoundRobinPolicy
 from agent.learning.reasons import Explainer
-from agent.learning.thompson import ThompsonPolicy
+from agent.learning.thompson import Prior, ThompsonPolicy
 from envs.encoding import OBSERVED_ARM
+
+PRIOR = Prior()
 
 
 def test_thompson_draws_from_the_posterior_of_its_regression():
@@ -20,15 +22,15 @@ def test_thompson_draws_from_the_posterior_of_its_regression():
     env.close()
     weak = observation["arms"][..., OBSERVED_ARM.index("weakness")]
     weak[0, 0, 0], weak[1, 0, 0] = 1 / 8, 2 / 8
-    shared, sd = thompson._design(observation)
+    shared, sd = thompson._design(observation, PRIOR)
     arms, cells = len(shared), weak[..., 0].size
     features = np.hstack([shared, np.eye(cells).repeat(arms // cells, axis=0), np.eye(arms)])
-    prior_sd = np.concatenate([sd, np.full(cells, thompson._KIND_SD), np.full(arms, thompson._ARM_SD)])
+    prior_sd = np.concatenate([sd, np.full(cells, PRIOR.kind_sd), np.full(arms, PRIOR.arm_sd)])
     rows, times = features[[0, np.ravel_multi_index((1, 0, 0), weak.shape)]], np.array([1.0, 2.0])
-    precision = np.diag(prior_sd**-2) + rows.T @ (rows * (times / thompson._NOISE_SD**2)[:, None])
+    precision = np.diag(prior_sd**-2) + rows.T @ (rows * (times / PRIOR.noise_sd**2)[:, None])
     covariance = np.linalg.inv(precision)
-    pull = rows.T @ (times / thompson._NOISE_SD**2 * (1.0 - thompson._PRIOR_MEAN))
-    mean = thompson._PRIOR_MEAN + features @ covariance @ pull
+    pull = rows.T @ (times / PRIOR.noise_sd**2 * (1.0 - PRIOR.mean))
+    mean = PRIOR.mean + features @ covariance @ pull
     deviation = np.sqrt(np.einsum("ij,jk,ik->i", features, covariance, features))
 
     policy = ThompsonPolicy(np.random.default_rng(0))

@@ -11,10 +11,17 @@ import torch
 
 from actuators.catalogue import CATALOGUE
 from actuators.errors import BadInput
-from agent.learning.arena import compared, knowing, one_by_one, randomly, tallied
+from agent.learning.arena import compared, floored, greedily, knowing, one_by_one, randomly, tallied
 from agent.learning.floor import FlooredPolicy
 from agent.learning.incident import Incident, IncidentPolicy, incidents_in
+from agent.learning.policy import RoundRobinPolicy
+from agent.learning.policy_file import read
+from agent.learning.posterior import ArmNetwork
+from agent.learning.ppo.choosing import preferring
+from agent.learning.ppo.set_policy import SetPolicy
+from agent.learning.reasons import Explainer
 from agent.learning.rivals import GeneticPolicy, UcbPolicy
+from agent.learning.thompson import ThompsonPolicy
 from agent.settings import PACKAGED
 from envs import encoding
 from envs.encoding import BUDGET_FEATURES, OBSERVED_ARM, ROLES
@@ -131,6 +138,19 @@ def test_it_finds_more_than_chance(pool, rival):
     assert figures["rival"]["low"] > 0.0, figures
 
 
+@pytest.mark.parametrize("name", ["posterior", "ppo"])
+def test_what_is_shipped_finds_more_than_thompson_and_learns_nothing_meanwhile(name):
+    path = PACKAGED / "policies" / f"{name}.safetensors"
+    network = read(path, SetPolicy if name == "ppo" else ArmNetwork)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    pool = pool_of(Generator((6, 12)), 32, seed=1_000_003)
+    chosen = preferring(network) if name == "ppo" else greedily(network)
+    thompson = one_by_one([ThompsonPolicy(np.random.default_rng(seed)) for seed in range(len(pool))])
+    area, other = (tallied(choose, pool, budget_min=20.0, seed=7).area.mean() for choose in (chosen, thompson))
+    assert area > 1.3 * other, (area, other)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
 def test_incidents_are_drawn_as_often_as_they_have_happened(pool):
     """Three times as many crashes of trainers as slow links, and nothing else: that is what is tried."""
     observation, campaigns = first_look(pool)
@@ -183,6 +203,30 @@ class Always:
 
     def choose(self, observation, mask) -> int:
         return self.action
+
+
+def test_thousands_give_way_as_one_does(pool):
+    alone = one_by_one([FlooredPolicy(RoundRobinPolicy())] * len(pool))
+    together = floored(one_by_one([RoundRobinPolicy()] * len(pool)))
+    campaigns, gave_way = Campaigns(pool, len(pool), seed=0, clusters=torch.arange(len(pool)), restarts=False), 0
+    for _ in range(24):
+        actions = together(campaigns)
+        assert torch.equal(actions, alone(campaigns))
+        gave_way += int((actions != one_by_one([RoundRobinPolicy()] * len(pool))(campaigns)).sum())
+        campaigns.step(actions)
+    assert gave_way > 2 * len(pool)
+
+
+def test_whose_turn_it_is_is_no_choice_of_the_policys_and_said_to_be_none(pool):
+    observation, campaigns = first_look(pool)
+    mask = campaigns.masks()[0].numpy()
+    policy = FlooredPolicy(ThompsonPolicy(np.random.default_rng(0)))
+    explainer = Explainer(policy, {}, str)
+    for so_far, turn in ((4, False), (5, True)):
+        observation["budget"][BUDGET_FEATURES.index("experiments")] = so_far / 64
+        reason = explainer.reason(observation, mask, policy.choose(observation, mask))
+        assert reason.new_kind == turn
+        assert str(reason).startswith("never tried here, and so its turn; held to be" if turn else "held to be")
 
 
 def test_every_sixth_choice_goes_to_a_kind_that_was_never_tried_until_there_is_none(pool):

@@ -81,11 +81,11 @@ def test_a_comparison_leaves_a_table_a_file_and_a_picture(tmp_path):
     compare(["thompson", POSTERIOR], ["iid", "plain"], tmp_path, Console(quiet=True), clusters=6, threads=1)
     found = json.loads((tmp_path / "benchmark.json").read_text())
     for split in ("iid", "plain"):
-        figures = found["splits"][split]
+        figures = found[split]
         assert set(figures) == {
             "thompson",
             "posterior",
-            "posterior with its head",
+            "posterior as it ships",
             "static posterior",
             "random",
             "oracle",
@@ -140,7 +140,7 @@ def test_a_folder_is_one_policy_of_several_trainings(tmp_path):
     makers = makers_of([f"{folder}/"])
     assert {name: len(each) for name, each in makers.items()} == {
         "mine": 2,
-        "mine with its head": 2,
+        "mine as it ships": 2,
         "static mine": 2,
         "random": 1,
         "oracle": 1,
@@ -159,8 +159,8 @@ def test_shared_among_ray_tasks_it_comes_to_the_same(tmp_path):
             "--run-dir", folder,
         )  # fmt: skip
         assert "area (random 0, oracle 1)" in told.stdout, "in a file, columns are as wide as they are"
-        assert sorted(path.name for path in folder.iterdir()) == ["benchmark.json", "iid.svg"]
-        found = json.loads((folder / "benchmark.json").read_text())["splits"]["iid"]
+        assert sorted(path.name for path in folder.iterdir()) == ["about.json", "benchmark.json", "iid.svg"]
+        found = json.loads((folder / "benchmark.json").read_text())["iid"]
         return {name: {k: v for k, v in of.items() if k != "decision_ms"} for name, of in found.items()}
 
     assert figures(2) == figures(1)
@@ -169,6 +169,23 @@ def test_shared_among_ray_tasks_it_comes_to_the_same(tmp_path):
 def test_a_picture_escapes_names():
     assert "&lt;b&gt;" in picture({"<b>": [0.0, 1.0], "oracle": [1.0, 2.0]}, "a & b")
     assert "a &amp; b" in picture({}, "a & b")
+
+
+def test_a_file_of_incidents_of_ones_own_is_a_rival_like_any_other(tmp_path):
+    path = tmp_path / "my-incidents.yaml"
+    shutil.copy(PACKAGED / "incidents.yaml", path)
+    assert set(makers_of([str(path)])) == {"my-incidents", "random", "oracle"}
+    told = backburn(
+        "benchmark", "--split", "plain", "--policies", path, "--clusters", 4, "--run-dir", tmp_path / "it"
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "my-incidents" in json.loads((tmp_path / "it" / "benchmark.json").read_text())["plain"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--minutes", 5), ("--seeds", 2), ("--seed", 3)])
+def test_what_a_frozen_suite_fixes_cannot_be_chosen(tmp_path, option, value):
+    told = backburn("benchmark", "--split", "iid", option, value, "--run-dir", tmp_path / "it")
+    refused(told, 2, f"{option}: not with --split")
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -205,6 +205,10 @@ def main() -> None:
         print(f"  {name:<34}{rate:>12,.0f} experiments/s" + (f"  {rate / aim:.2f} of the aim" if aim else ""))  # noqa: T201
     ratio = found["PPO learns"] / found["PPO learns, stock loop and buffer"]
     print(f"  PPO learns {ratio:.1f} times as fast as in the stock loop")  # noqa: T201
+    print("the simulator alone, one thread of the processor:")  # noqa: T201
+    for cost in growth():
+        what = f"{cost.campaigns:,} campaigns on {cost.components} components"
+        print(f"  {what:<40}{cost.us:>8.1f} us per experiment, {cost.mib:>7.0f} MiB")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from rich.table import Table
 from actuators.errors import BadInput
 
 from ..learning import suite
-from ..learning.arena import Chooser, greedily, knowing, one_by_one, randomly, statically
+from ..learning.arena import Chooser, floored, greedily, knowing, one_by_one, randomly, statically
 from ..learning.incident import IncidentPolicy, incidents_in
 from ..learning.policy import Policy, RoundRobinPolicy
 from ..learning.policy_file import PPO_SORT, read, record_of
@@ -32,7 +32,7 @@ from ..settings import PACKAGED
 from .curves import picture
 from .sharing import done
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BOUNDS = ("random", "oracle")
 RIVALS: Final[Sequence[str]] = ("round_robin", "ucb", "genetic", "incident", "thompson")
 
@@ -43,17 +43,21 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     """Returns who makes each policy for so many clusters, one for every training of it.
 
     Args:
-        names: of rivals, or files that `backburn train` wrote, or folders of such files: trainings of one policy that
-            differ by their seeds. A policy that has learnt brings itself along with the head that it has on a real
-            cluster, a posterior-greedy one also as it would choose if it never learnt anything there (`static`).
+        names: of rivals, or files of incidents, or files that `backburn train` wrote, or folders of such files:
+            trainings of one policy that differ by their seeds. A policy that has learnt brings itself along with the
+            head and the floor that it has on a real cluster (`as it ships`), a posterior-greedy one also as it would
+            choose if it never learnt anything there (`static`).
 
     Raises:
         BadInput: a name is not known, or a file cannot be read.
     """
-    incidents = incidents_in(PACKAGED / "incidents.yaml")
 
     def each(of: Callable[[np.random.Generator], Policy]) -> Maker:
         return lambda count: one_by_one([of(np.random.default_rng(seed)) for seed in range(count)])
+
+    def by(path: Path) -> Maker:
+        incidents = incidents_in(path)
+        return each(lambda random: IncidentPolicy(incidents, random))
 
     known: dict[str, Maker] = {
         "random": lambda count: randomly(0),
@@ -61,13 +65,13 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
         "round_robin": each(lambda random: RoundRobinPolicy()),
         "ucb": each(UcbPolicy),
         "genetic": each(GeneticPolicy),
-        "incident": each(lambda random: IncidentPolicy(incidents, random)),
+        "incident": by(PACKAGED / "incidents.yaml"),
         "thompson": each(ThompsonPolicy),
     }
     found: dict[str, list[Maker]] = {}
     for name in names:
         if is_path(name):
-            trained = _trained(Path(name))
+            trained = _trained(Path(name)) if not name.endswith(".yaml") else {Path(name).stem: [by(Path(name))]}
             if found.keys() & trained.keys():
                 raise BadInput(
                     f"two policies are called {Path(name).stem!r}; allowed are files and folders of other names"
@@ -77,15 +81,15 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
             found[name] = [known[name]]
         else:
             raise BadInput(
-                f"unknown policy {name!r}; allowed are {', '.join(known)}, and files of `backburn train` or folders of "
-                "them (with a slash)"
+                f"unknown policy {name!r}; allowed are {', '.join(known)}, files of incidents that end in .yaml, and "
+                "files of `backburn train` or folders of them (with a slash)"
             )
     return {**found, **{name: [known[name]] for name in _BOUNDS}}
 
 
 def is_path(name: str) -> bool:
-    """Tells whether a policy is named by its file, or by a folder of files."""
-    return name.endswith(".safetensors") or "/" in name
+    """Tells whether a policy is named by its file, one of incidents included, or by a folder of files."""
+    return name.endswith((".safetensors", ".yaml")) or "/" in name
 
 
 def _trained(path: Path) -> dict[str, list[Maker]]:
@@ -103,12 +107,12 @@ def _learnt(file: Path, name: str) -> dict[str, Maker]:
         policy = read(file, SetPolicy)
         return {
             name: lambda count: preferring(policy),
-            f"{name} with its head": lambda count: preferring(policy, learns=True),
+            f"{name} as it ships": lambda count: floored(preferring(policy, learns=True)),
         }
     network = read(file, ArmNetwork)
     return {
         name: lambda count: greedily(network),
-        f"{name} with its head": lambda count: greedily(network, learns=True),
+        f"{name} as it ships": lambda count: floored(greedily(network, learns=True)),
         f"static {name}": lambda count: statically(network),
     }
 
@@ -124,6 +128,8 @@ def compare(
     workers: int = 1,
 ) -> None:
     """Runs policies on splits of the suite, prints a table for each, and writes `benchmark.json` and pictures.
+
+    `benchmark.json` has the figures of every policy by split, `about.json` how they came about.
 
     Args:
         names: of policies; see `makers_of`. The first one is what all others are compared with.
@@ -147,6 +153,9 @@ def compare(
     makers = makers_of(names)
     reference = next(iter(makers))
     out.mkdir(parents=True, exist_ok=True)
+    machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, torch {torch.__version__}"
+    about = {"schema_version": SCHEMA_VERSION, "machine": machine, "command": " ".join(sys.argv)}
+    _write(out / "about.json", about | {"budget_min": suite.BUDGET_MIN})
     written: dict[str, Any] = {}
     works = [
         partial(_try, threads, suite.SPLITS[name], make, clusters)
@@ -165,11 +174,12 @@ def compare(
         }
         console.print(_table(name, split, result, reference))
         (out / f"{name}.svg").write_text(picture(result.curves, f"{name}: differs {split.differs}"), encoding="utf-8")
-        machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, torch {torch.__version__}"
-        about = {"machine": machine, "command": " ".join(sys.argv), "budget_min": suite.BUDGET_MIN}
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **about, "splits": written}, indent=1)
-        (out / "benchmark.json").write_text(text + "\n", encoding="utf-8")
+        _write(out / "benchmark.json", written)
     console.print(f"written to {out}")
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def _try(threads: int, split: suite.Split, make: Maker, clusters: int | None) -> suite.Trial:

@@ -19,6 +19,7 @@ from envs.simulator.campaigns import MOST_EXPERIMENTS, Campaigns
 from envs.simulator.pool import Pool
 
 from .arms import Arms, Surroundings
+from .floor import EVERY
 from .head import Head
 from .policy import Policy
 from .posterior import ArmNetwork, best_bets, odds_of
@@ -187,6 +188,29 @@ def statically(network: ArmNetwork) -> Chooser:
         return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
 
     return choose
+
+
+def floored(choose: Chooser, every: int = EVERY) -> Chooser:
+    """Returns a policy that now and then gives way to a kind of fault that was never tried; see `floor.FlooredPolicy`.
+
+    Args:
+        choose: the policy.
+        every: one choice of so many.
+    """
+
+    def chosen(campaigns: Campaigns) -> torch.Tensor:
+        state = campaigns.state
+        arms = Arms(state.arms, state.history)
+        tried = (arms.known("tried") > 0).any(3).any(1)
+        fresh = (state.available & ~tried[:, None, :, None]).flatten(1)
+        turn = (campaigns.experiments % every == every - 1) & fresh.any(1)
+        # The strongest, of these the shortest, of these the first one.
+        order = 1e6 * arms.attribute("intensity").double() - 1e3 * arms.attribute("duration_min")
+        number = torch.arange(campaigns.arms, device=campaigns.device)
+        order = order.flatten().repeat(campaigns.arms // order.numel()) - 1e-3 * number
+        return torch.where(turn, order.where(fresh, -torch.inf).argmax(1), choose(campaigns))
+
+    return chosen
 
 
 # ---- policies that choose for one --------------------------------------------------------------------------------

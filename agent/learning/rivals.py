@@ -6,6 +6,8 @@ do so, and nothing that they find would count.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -87,10 +89,12 @@ class UcbPolicy:
 
     Args:
         random: draws.
+        width: of the bounds, in units of the square root of a logarithm.
     """
 
-    def __init__(self, random: np.random.Generator) -> None:
+    def __init__(self, random: np.random.Generator, width: float = math.sqrt(2.0)) -> None:
         self._random = random
+        self._width = width
 
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns an experiment of the kind with the highest upper bound; stops where none is allowed."""
@@ -104,7 +108,7 @@ class UcbPolicy:
         tried, weak = (_flat(observation, name).reshape(shape).sum((0, 2)) for name in ("tried", "weakness"))
         total = max(1.0, float(tried.sum()))
         with np.errstate(divide="ignore", invalid="ignore"):
-            bound = np.where(tried > 0, weak / tried + np.sqrt(2.0 * np.log(total) / tried), np.inf)
+            bound = np.where(tried > 0, weak / tried + self._width * np.sqrt(np.log(total) / tried), np.inf)
         bound = np.where(open_arms.any((0, 2)), bound, -np.inf)
         kind = self._random.choice(np.flatnonzero(bound == bound.max()))
         candidates = np.argwhere(open_arms[:, kind])

@@ -9,6 +9,8 @@ it is confirmed, so a promising cell is worth its replicate, and a confirmed one
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,15 +21,39 @@ from envs.history import MANY
 from .policy import Mask, Observation
 from .worth import worth_per_minute
 
-_PRIOR_MEAN = 0.3
-_ROLE_SD, _SHARED_SD, _KIND_SD, _ARM_SD, _NOISE_SD = 0.15, 0.15, 0.35, 0.1, 0.25
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed of odds beforehand; in standard deviations, by how much they differ.
+
+    Attributes:
+        mean: of an arm, if nothing is known of it.
+        role_sd: from one role and family of faults to another.
+        shared_sd: by anything else that arms have in common.
+        kind_sd: from one kind of fault on one component to another.
+        arm_sd: from one arm to another.
+        noise_sd: from one experiment on an arm to another.
+    """
+
+    mean: float = 0.3
+    role_sd: float = 0.15
+    shared_sd: float = 0.15
+    kind_sd: float = 0.35
+    arm_sd: float = 0.1
+    noise_sd: float = 0.25
 
 
 class ThompsonPolicy:
-    """Contextual Thompson sampling over arms; everything it knows is in the observation."""
+    """Contextual Thompson sampling over arms; everything it knows is in the observation.
 
-    def __init__(self, random: np.random.Generator) -> None:
+    Args:
+        random: draws.
+        prior: what is believed beforehand.
+    """
+
+    def __init__(self, random: np.random.Generator, prior: Prior | None = None) -> None:
         self._random = random
+        self._prior = prior or Prior()
 
     def choose(self, observation: Observation, mask: Mask) -> int:
         """Returns the allowed experiment with the highest drawn worth per minute."""
@@ -45,7 +71,8 @@ class ThompsonPolicy:
 
     def _draw(self, observation: Observation, *, spread: float = 1.0) -> npt.NDArray[np.float64]:
         """Draws P(weak) of every arm from the posterior, shape (C, K, L); its mean where the spread is nought."""
-        shared, prior_sd = _design(observation)
+        prior = self._prior
+        shared, prior_sd = _design(observation, prior)
         levels = observation["arms"].shape[2]
         arms, of_shared = shared.shape
         random = self._random if spread else np.random.default_rng(0)
@@ -54,27 +81,27 @@ class ThompsonPolicy:
         seen = np.flatnonzero(decided > 0)
         drawn = spread * random.standard_normal(of_shared + arms // levels + arms)
         weights = prior_sd * drawn[:of_shared]
-        of_cell = _KIND_SD * drawn[of_shared : of_shared + arms // levels]
-        of_arm = _ARM_SD * drawn[of_shared + arms // levels :]
+        of_cell = prior.kind_sd * drawn[of_shared : of_shared + arms // levels]
+        of_arm = prior.arm_sd * drawn[of_shared + arms // levels :]
         if len(seen):
             # A draw from the prior, corrected by what was seen, is a draw from the posterior (Matheron's rule; Wilson
             # et al., "Efficiently sampling functions from Gaussian process posteriors", ICML 2020). It takes a system
             # as large as the number of arms tried, and not as large as the number of weights.
-            rows, cells, noise_sd = shared[seen], seen // levels, _NOISE_SD / np.sqrt(decided[seen])
-            guess = _PRIOR_MEAN + rows @ weights + of_cell[cells] + of_arm[seen]
+            rows, cells, noise_sd = shared[seen], seen // levels, prior.noise_sd / np.sqrt(decided[seen])
+            guess = prior.mean + rows @ weights + of_cell[cells] + of_arm[seen]
             surprise = tries[seen, 0] / decided[seen] - guess
             surprise -= spread * noise_sd * random.standard_normal(len(seen))
-            gram = (rows * prior_sd**2) @ rows.T + _KIND_SD**2 * (cells[:, None] == cells)
-            told = np.linalg.solve(gram + np.diag(_ARM_SD**2 + noise_sd**2), surprise)
+            gram = (rows * prior_sd**2) @ rows.T + prior.kind_sd**2 * (cells[:, None] == cells)
+            told = np.linalg.solve(gram + np.diag(prior.arm_sd**2 + noise_sd**2), surprise)
             weights = weights + prior_sd**2 * (rows.T @ told)
-            of_cell += _KIND_SD**2 * np.bincount(cells, told, len(of_cell))
-            of_arm[seen] += _ARM_SD**2 * told
-        guess = _PRIOR_MEAN + shared @ weights + of_cell.repeat(levels) + of_arm
+            of_cell += prior.kind_sd**2 * np.bincount(cells, told, len(of_cell))
+            of_arm[seen] += prior.arm_sd**2 * told
+        guess = prior.mean + shared @ weights + of_cell.repeat(levels) + of_arm
         odds: npt.NDArray[np.float64] = np.clip(guess, 0.01, 0.99).reshape(observation["arms"].shape[:3])
         return _no_milder_than_resilient(odds, observation)
 
 
-def _design(observation: Observation) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _design(observation: Observation, prior: Prior) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Returns what arms have in common, shape (arms, features), and each weight's prior standard deviation.
 
     Beside these, every arm has an effect of its own, and so has every (component, kind): columns with a single number
@@ -90,7 +117,7 @@ def _design(observation: Observation) -> tuple[npt.NDArray[np.float64], npt.NDAr
         for name in ("redundant", "dependents_share")
     ] + [observed(observation, name)[..., None] for name in ("whole_component", "latent", "intensity")]
     features = np.concatenate([role_family, *others], -1).reshape(-1, role_family.shape[-1] + len(others))
-    prior_sd = np.concatenate([np.full(role_family.shape[-1], _ROLE_SD), np.full(len(others), _SHARED_SD)])
+    prior_sd = np.concatenate([np.full(role_family.shape[-1], prior.role_sd), np.full(len(others), prior.shared_sd)])
     return features.astype(np.float64), prior_sd
 
 
