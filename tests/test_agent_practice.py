@@ -251,6 +251,8 @@ def test_training_from_a_teacher_writes_down_how_it_went(tmp_path, monkeypatch):
     assert record["teacher"] == json.loads(teacher.with_suffix(".json").read_text())["sha256"]
     assert isinstance(policy_in(out), PpoPolicy)
     assert (tmp_path / "run" / "log-0" / "progress.csv").read_text().count("\n") > 1
+    (events,) = (tmp_path / "run" / "log-0").glob("events.out.tfevents.*")
+    assert b"aside/area" in events.read_bytes(), "for TensorBoard"
 
 
 def test_without_a_teacher_it_is_one_line(tmp_path):

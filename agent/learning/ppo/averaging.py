@@ -12,8 +12,9 @@ import torch.distributed
 class AveragingAdam(torch.optim.Adam):
     """Adam whose gradients are averaged over all processes of the default group before each step; plain Adam without.
 
-    The average is what `torch.nn.parallel.DistributedDataParallel` takes (Li et al., VLDB 2020); that needs a module
-    whose `forward` is called, and SB3 calls others.
+    As in `torch.nn.parallel.DistributedDataParallel` (Li et al., VLDB 2020), which needs a module whose `forward` is
+    called, and SB3 calls others. What is averaged was clipped by everybody alone before, for SB3 clips just ahead of
+    the step: the average is no longer than what one of them may take.
     """
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # noqa: ANN401 (theirs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +53,8 @@ def store(
         draft,
         {"settings": _digest(settings), "numbers": json.dumps(numbers)},
     )
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
     draft.replace(path)
 
 

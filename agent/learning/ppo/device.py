@@ -163,7 +163,7 @@ class DevicePPO(MaskablePPO):
         self._lasted = torch.zeros(campaigns.count, device=campaigns.device)
         super().__init__(
             SetPolicy,
-            CampaignsVecEnv(campaigns),
+            CampaignsVecEnv(campaigns, shows=False),
             rollout_buffer_class=DeviceRolloutBuffer,
             device=campaigns.device,
             **kwargs,

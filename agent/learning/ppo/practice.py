@@ -7,7 +7,6 @@ each plays campaigns of its own, and all take the same steps.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from . import checkpoint
 from .averaging import AveragingAdam
 from .choosing import new_policy, preferring
 from .device import DevicePPO
+from .event_file import EventFile
 from .set_policy import SetPolicy
 
 _ASIDE_MIN = 20.0
@@ -176,11 +176,12 @@ def practised(
         for policy in beside.values():
             policy.load_state_dict(model.policy.acting())
     model.policy.leashed_to(beside["usual"].to(model.device))
-    formats = ["csv", *(["tensorboard"] if importlib.util.find_spec("tensorboard") else [])]
     left = practice.steps * practice.batch - model.num_timesteps
     if left > 0:
         log = str(keeper.folder / f"log-{model.num_timesteps}")
-        model.set_logger(configure(log, formats if aim is not None else []))
+        model.set_logger(configure(log, ["csv"] if aim is not None else []))
+        if aim is not None:
+            model.logger.output_formats.append(EventFile(log))
         watch = _Watch(practice, aim, beside, keeper, settings, best, tell)
         try:
             model.learn(left, callback=watch, reset_num_timesteps=False)

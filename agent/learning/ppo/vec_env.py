@@ -20,10 +20,12 @@ class CampaignsVecEnv(VecEnv):
 
     Args:
         campaigns: have to restart by themselves, as SB3 expects of its vector environments.
+        shows: whether anything is copied; not for who looks at the campaigns themselves.
     """
 
-    def __init__(self, campaigns: Campaigns) -> None:
+    def __init__(self, campaigns: Campaigns, *, shows: bool = True) -> None:
         self.campaigns = campaigns
+        self._shows = shows
         self._actions = torch.zeros(campaigns.count, dtype=torch.long)
         super().__init__(
             campaigns.count,
@@ -32,7 +34,7 @@ class CampaignsVecEnv(VecEnv):
         )
 
     def reset(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Returns what is seen now; campaigns have begun already."""
+        """Returns what is seen now, nothing if nothing is to be shown; campaigns have begun already."""
         return self._observations()
 
     def step_async(self, actions: npt.NDArray[np.int64]) -> None:
@@ -102,4 +104,6 @@ class CampaignsVecEnv(VecEnv):
         return range(self.num_envs) if indices is None else [indices] if isinstance(indices, int) else indices
 
     def _observations(self) -> dict[str, npt.NDArray[np.float32]]:
+        if not self._shows:
+            return {}
         return {name: tensor.cpu().numpy().copy() for name, tensor in encoding.seen(self.campaigns.state).items()}
