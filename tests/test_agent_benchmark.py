@@ -17,8 +17,9 @@ from actuators.fault import Fault, Target
 from agent.benchmark import evidence
 from agent.benchmark.evidence import outcome_of
 from agent.benchmark.figures import lines_of
-from agent.benchmark.live import Benchmark
+from agent.benchmark.live import Benchmark, planted
 from agent.benchmark.replay import Group, RecordedWorld, replayed
+from agent.findings.ground_truth import SWITCHES
 from agent.findings.record import RunFolder, outcome_json
 from agent.learning.policy import RoundRobinPolicy
 from agent.settings import Settings, load
@@ -58,8 +59,8 @@ def test_every_policy_gets_the_same_planted_weaknesses_and_the_same_minutes(done
     campaigns = {(campaign["start"], campaign["policy"]): campaign for campaign in data["campaigns"]}
     assert set(campaigns) == {(start, policy) for start in (1, 2) for policy in POLICIES}
     for start in (1, 2):
-        planted = {tuple(campaigns[start, policy]["planted"]) for policy in POLICIES}
-        assert planted == {tuple(n for n, state in data["clusters"][str(start)]["planted"].items() if state == "weak")}
+        weak = {tuple(campaigns[start, policy]["planted"]) for policy in POLICIES}
+        assert weak == {tuple(n for n, state in data["clusters"][str(start)]["planted"].items() if state == "weak")}
         assert len({campaigns[start, policy]["budget_min"] for policy in POLICIES}) == 1
     lines = [json.loads(line) for line in (done / "evidence.jsonl").read_text().splitlines()]
     assert Counter(line["policy"] for line in lines) == {row["policy"]: row["experiments"] for row in data["policies"]}
@@ -70,6 +71,23 @@ def test_whoever_knows_what_was_planted_finds_some_of_it_and_nothing_else(done):
     assert rows["oracle"]["found"] > 0
     assert rows["oracle"]["found"] >= rows["random"]["found"]
     assert rows["oracle"]["false_alarms"] == 0
+
+
+def test_planted_switches_are_drawn_by_the_start_and_the_same_for_all(tmp_path):
+    settings = load(config_file(tmp_path, "local.yaml"))
+    drawn = [planted(settings, 6, seed).cluster.switches for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for switches in drawn:
+        assert list(switches) == list(SWITCHES)
+        assert Counter(switches.values()) == {"weak": 6, "hardened": len(SWITCHES) - 6}
+    assert planted(settings, 1, 0).campaign == settings.campaign
+
+
+@pytest.mark.parametrize(("cluster", "count", "said"), [("local", 99, "--plant 99"), ("simulated", 3, "simulated")])
+def test_what_cannot_be_planted_is_one_line(tmp_path, cluster, count, said):
+    told = backburn("benchmark", "--cluster", cluster, "--plant", count, "--run-dir", tmp_path / "it")
+    refused(told, 2, "--plant", said)
+    assert not (tmp_path / "it").exists()
 
 
 def test_the_table_has_a_line_for_each_policy(done):

@@ -326,7 +326,7 @@ def test_training_from_the_command_line(tmp_path, monkeypatch):
         "thompson",
         "static",
         "posterior",
-        "posterior with its head",
+        "posterior as it ships",
         "oracle",
     }
     assert read(out, ArmNetwork)

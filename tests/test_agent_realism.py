@@ -24,7 +24,10 @@ def run_folder(folder, experiments):
     (folder / "settings.yaml").write_text(config_file(folder).read_text())
     (folder / "weaknesses.json").write_text("[]")
     lines = [
-        {"fault": fault and {"kind": fault[0], "target": {"name": fault[1]}}, "verdict": verdict}
+        {
+            "fault": fault and {"kind": fault[0], "target": {"name": fault[1]}, "intensity": (*fault, 1.0)[2]},
+            "verdict": verdict,
+        }
         for fault, verdict in experiments
     ]
     (folder / "outcomes.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -66,6 +69,15 @@ def test_only_what_told_something_counts(tmp_path, believed):
     told = realism([run_folder(tmp_path / "run", [*experiments, *told_nothing, (None, "resilient")])])
     assert [cell.tried for cell in told.cells] == [1] * len(CELLS)
     assert told.rank_correlation != told.rank_correlation, "all alike: nothing to rank, and that is said"
+
+
+def test_what_was_repeated_counts_no_more_than_what_was_not(tmp_path, believed):
+    once = [((kind, target), "resilient") for kind, target, _ in CELLS[1:]]
+    kind, target, role = CELLS[0]
+    again = [((kind, target, 1.0), "weakness")] * 3 + [((kind, target, 0.5), "resilient")]
+    told = realism([run_folder(tmp_path / "run", [*once, *again])])
+    (cell,) = [cell for cell in told.cells if (cell.kind, cell.role) == (kind, role)]
+    assert (cell.tried, cell.real) == (4, 0.5)
 
 
 def test_what_the_simulator_does_not_offer_is_said(tmp_path, believed):

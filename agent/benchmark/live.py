@@ -1,7 +1,8 @@
 """The same planted weaknesses and the same minutes for every policy, on clusters that are there.
 
 Every campaign has a cluster of its own: a fresh start (local) or the cluster that the start's seed draws (simulated),
-and learns its fault-free time anew, so that none is judged by more evidence than another. Who goes first is drawn.
+and learns its fault-free time anew, so that none is judged by more evidence than another. Who goes first is drawn. On
+the embedded cluster the same switches are weak at every start, or some that are drawn for each.
 
 A benchmark that was cut off goes on in the same folder: campaigns that are over stand, one in the middle is run again.
 """
@@ -21,6 +22,7 @@ from rich.console import Console
 from actuators.errors import BadInput
 
 from ..build.parts import policy_named
+from ..findings.ground_truth import SWITCHES
 from ..findings.record import RunFolder
 from ..run import Run
 from ..settings import Settings
@@ -63,6 +65,22 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return data
 
 
+def planted(settings: Settings, count: int, seed: int) -> Settings:
+    """Returns settings of an embedded cluster on which so many switches are weak, drawn by a seed.
+
+    Raises:
+        BadInput: the cluster has no switches, or not so many.
+    """
+    if settings.cluster.kind != "local":
+        raise BadInput(f"--plant: a {settings.cluster.kind} cluster draws its own weaknesses; allowed is a local one")
+    if not 0 < count <= len(SWITCHES):
+        raise BadInput(f"--plant {count}; allowed is 1 to {len(SWITCHES)}")
+    weak = np.random.default_rng(seed).choice(list(SWITCHES), count, replace=False).tolist()
+    switches = {name: "weak" if name in weak else "hardened" for name in SWITCHES}
+    cluster = settings.cluster.model_copy(update={"switches": switches})
+    return settings.model_copy(update={"cluster": cluster})
+
+
 class Benchmark:
     """Runs campaigns of several policies, one after the other.
 
@@ -72,14 +90,27 @@ class Benchmark:
         starts: campaigns of each.
         out: the benchmark's folder; holds nothing yet, or a benchmark with the same settings, which goes on.
         console: where progress is shown.
+        plant: how many switches are weak at each start, drawn by its seed; those of the settings if not given.
 
     Raises:
         BadInput: something that was asked for cannot be done; nothing was started.
     """
 
-    def __init__(self, settings: Settings, policies: Sequence[str], starts: int, out: Path, console: Console) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        policies: Sequence[str],
+        starts: int,
+        out: Path,
+        console: Console,
+        *,
+        plant: int | None = None,
+    ) -> None:
         require_known(policies)
+        if plant is not None:
+            planted(settings, plant, 0)
         self._settings = settings
+        self._plant = plant
         self._policies = policies
         self._starts = starts
         self._console = console
@@ -97,7 +128,7 @@ class Benchmark:
         """Takes what a benchmark that was cut off has come to."""
         data = summary_of(folder)
         before = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
-        if before != self._settings.model_dump(mode="json"):
+        if before != self._settings.model_dump(mode="json") or data.get("plant") != self._plant:
             raise BadInput(f"{folder} holds a benchmark with other settings; choose another --run-dir")
         try:
             self._finds = [Finds.from_json(campaign) for campaign in data["campaigns"]]
@@ -125,9 +156,10 @@ class Benchmark:
 
     def _campaign(self, start: int, policy: str, seed: int) -> Run:
         chosen = self._settings.campaign.model_copy(update={"policy": policy, "seed": seed})
+        settings = self._settings if self._plant is None else planted(self._settings, self._plant, seed)
         path = self._path(f"start-{start}-{policy}")
         run = Run(
-            self._settings.model_copy(update={"campaign": chosen}),
+            settings.model_copy(update={"campaign": chosen}),
             path,
             self._console,
             policy=(lambda env: oracle_of(env, run.planted)) if policy == ORACLE else None,
@@ -169,6 +201,7 @@ class Benchmark:
                 "cluster": self._settings.cluster.kind,
                 "budget_min": self._settings.campaign.budget_min,
                 "seed": self._settings.campaign.seed,
+                "plant": self._plant,
                 "policies": rows,
                 "campaigns": [find.to_json() for find in self._finds],
                 "clusters": {str(start): cluster for start, cluster in self._clusters.items()},

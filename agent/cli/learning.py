@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +25,9 @@ def benchmark(
     seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns of each policy: 1, or 20 with --replay.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first campaign; seeds every random choice.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The benchmark's folder; one that was cut off goes on.")] = None,
+    plant: Annotated[
+        int | None, typer.Option(help="Switches that are weak at each start, drawn by its seed; a local cluster's.")
+    ] = None,
     again: Annotated[Path | None, typer.Option("--replay", help="Draw from this benchmark's evidence.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Splits of the frozen suite of simulated clusters, separated by commas.")
@@ -34,20 +38,21 @@ def benchmark(
 ) -> None:
     """Compares policies: the same planted weaknesses, the same minutes."""
     if split is not None:
-        from ..benchmark.splits import RIVALS, compare, is_path
+        from ..benchmark.splits import RIVALS, compare
 
-        asked = [name.strip() for name in policies.split(",")] if policies is not None else list(RIVALS)
-        asked = [name if is_path(name) else name.replace("-", "_") for name in asked if name]
+        elsewhere = {"--minutes": minutes, "--seeds": seeds, "--seed": seed, "--config": config, "--plant": plant}
+        if given := [name for name, value in elsewhere.items() if value is not None]:
+            raise BadInput(f"{given[0]}: not with --split, whose clusters, minutes and luck are frozen")
+        asked = _named(policies) if policies is not None else list(RIVALS)
         wanted = [name.strip() for name in split.split(",") if name.strip()]
         out = run_dir or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-suite"
         compare(asked, wanted, out, wide_console(), clusters=clusters, threads=threads, workers=workers)
         return
-    policies = policies or "random,round-robin,thompson,oracle"
     from ..benchmark.figures import lines_of
     from ..benchmark.live import Benchmark
     from ..benchmark.replay import replayed
 
-    names = [name.strip().replace("-", "_") for name in policies.split(",") if name.strip()]
+    names = _named(policies or "random,round-robin,thompson,oracle")
     if again is not None:
         told = replayed(again, names, seeds=seeds or 20, budget_min=minutes, first_seed=seed or 0)
         typer.echo("\n".join(lines_of(told.rows)))
@@ -57,9 +62,17 @@ def benchmark(
         return
     settings = load(config or PACKAGED / f"{cluster}.yaml", {"campaign.budget_min": minutes, "campaign.seed": seed})
     folder = run_dir or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-benchmark-{settings.cluster.id}"
-    rows = Benchmark(settings, names, seeds or 1, folder, wide_console()).execute()
+    rows = Benchmark(settings, names, seeds or 1, folder, wide_console(), plant=plant).execute()
     typer.echo(f"\nevidence: {folder}")
     typer.echo("\n".join(lines_of(rows)))
+
+
+def _named(policies: str) -> list[str]:
+    """Returns the policies of a list: names have underscores, whatever is typed, and files their own names."""
+    from ..benchmark.splits import is_path
+
+    found = [name.strip() for name in policies.split(",") if name.strip()]
+    return [name if is_path(name) else name.replace("-", "_") for name in found]
 
 
 def train(
@@ -68,6 +81,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Experiments on each cluster of the batch.")] = 3000,
     batch: Annotated[int, typer.Option(min=1, help="Clusters at once.")] = 256,
     components: Annotated[tuple[int, int], typer.Option(help="Fewest and most components of a cluster.")] = (6, 24),
+    hidden: Annotated[int | None, typer.Option(min=4, help="Width of the network: 64, or 32 with ppo.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seeds every random choice.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to learn.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,
@@ -93,10 +107,11 @@ def train(
     from ..learning.train import Lessons
 
     generator = suite.TRAINING if held_back else Generator(components)
+    width: dict[str, Any] = {} if hidden is None else {"hidden": hidden}
     if algorithm is Algorithm.PPO:
         from ..learning.ppo.practice import Practice
 
-        practice = Practice(steps=steps, batch=batch, seed=seed)
+        practice = replace(Practice(steps=steps, batch=batch, seed=seed), **width)
         school.train_ppo(
             practice,
             generator,
@@ -112,7 +127,7 @@ def train(
         return
     if workers > 1 or ray_address is not None:
         raise BadInput("--workers and --ray-address are for --algorithm ppo; a posterior policy learns alone")
-    lessons = Lessons(steps=steps, batch=batch, seed=seed)
+    lessons = replace(Lessons(steps=steps, batch=batch, seed=seed), **width)
     school.train(lessons, generator, out, wide_console(), device=device, threads=threads)
 
 

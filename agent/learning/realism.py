@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from scipy.stats import rankdata, spearmanr
@@ -37,7 +38,8 @@ class Cell:
         kind: of the fault.
         role: of the component.
         tried: experiments on real clusters that showed something or nothing.
-        real: share of them that showed a weakness.
+        real: share of them that showed a weakness, of every target and intensity first, and then of all of these: what
+            showed one was repeated more often.
         simulated: share of simulated arms like it that are weak; None where none is offered.
     """
 
@@ -73,14 +75,16 @@ def realism(folders: Sequence[Path], *, seed: int = 0) -> Realism:
     for folder, run in zip(folders, runs, strict=True):
         if "topology" not in run["run"]:
             raise BadInput(f"{folder} is that of a run whose cluster never came up; there is nothing to compare")
-    tried: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for run in runs:
+    tried: dict[tuple[str, str], dict[Any, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for number, run in enumerate(runs):
         for role, outcome in _decided(run):
-            tried[outcome["fault"]["kind"], role].append(outcome["verdict"] == "weakness")
+            fault = outcome["fault"]
+            arm = number, fault["target"]["name"], fault["intensity"]
+            tried[fault["kind"], role][arm].append(outcome["verdict"] == "weakness")
     simulated = _simulated(pool_of(Generator((6, 16)), _CLUSTERS, seed=seed))
     cells = [
-        Cell(kind, role, len(showed), sum(showed) / len(showed), simulated.get((kind, role)))
-        for (kind, role), showed in tried.items()
+        Cell(kind, role, sum(map(len, arms.values())), fmean(map(fmean, arms.values())), simulated.get((kind, role)))
+        for (kind, role), arms in tried.items()
     ]
     offered = [cell for cell in cells if cell.simulated is not None]
     if len(offered) < _FEWEST_CELLS:

@@ -20,7 +20,19 @@ from envs.simulator.pool import Pool, pool_of
 from envs.simulator.structure import Generator
 
 from ..settings import PACKAGED
-from .arena import Chooser, Tally, compared, greedily, hit_rate, knowing, one_by_one, randomly, statically, tallied
+from .arena import (
+    Chooser,
+    Tally,
+    compared,
+    floored,
+    greedily,
+    hit_rate,
+    knowing,
+    one_by_one,
+    randomly,
+    statically,
+    tallied,
+)
 from .incident import IncidentPolicy, incidents_in
 from .policy import RoundRobinPolicy
 from .policy_file import Network, read, record_of, store
@@ -78,7 +90,7 @@ def train(lessons: Lessons, generator: Generator, path: Path, console: Console, 
     }
     choosers = {
         "posterior": greedily(network),
-        "posterior with its head": greedily(network, learns=True),
+        "posterior as it ships": floored(greedily(network, learns=True)),
         "static": statically(network),
     }
     _graduate(network, generator, path, console, record, choosers)
@@ -114,7 +126,7 @@ def train_ppo(
     Raises:
         BadInput: as `train`, or the teacher cannot be read, or the folder holds another training.
     """
-    _require(path, device, practice.seed)
+    _require(path, device if ray_address is None else "cpu", practice.seed)  # workers elsewhere have cards of their own
     network = read(teacher, ArmNetwork)
     torch.set_num_threads(threads)
     began_s = time.monotonic()
@@ -133,7 +145,12 @@ def train_ppo(
         "teacher": origin["teacher"],
     }
     network = network.cpu()
-    choosers = {"ppo": preferring(policy), "posterior": greedily(network), "static": statically(network)}
+    choosers = {
+        "ppo": preferring(policy),
+        "ppo as it ships": floored(preferring(policy, learns=True)),
+        "posterior": greedily(network),
+        "static": statically(network),
+    }
     _graduate(policy, generator, path, console, record, choosers)
 
 
@@ -237,12 +254,15 @@ def _pool(generator: Generator, seed: int, console: Console) -> Pool:
 
 def _machine(device: str, threads: int, began_s: float) -> dict[str, Any]:
     return {
-        "device": torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{platform.machine()} CPU, {threads} thread(s)",
+        "device": f"{platform.machine()} CPU, {threads} thread(s)" if device == "cpu" else _card(),
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - began_s, 1),
     }
+
+
+def _card() -> str:
+    """Returns the name of this machine's GPU; who learnt on other machines' has none here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "GPUs of a Ray cluster"
 
 
 def _graduate(
