@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from actuators.errors import BadInput
 from agent.build.simulated import chaos_env
 from agent.learning import thompson
-from agent.learning.policy import RoundRobinPolicy
+from agent.learning.policy import RoundRobinPolicy, require_sense
 from agent.learning.reasons import Explainer
 from agent.learning.thompson import Prior, ThompsonPolicy
 from envs.encoding import OBSERVED_ARM
@@ -52,6 +53,19 @@ def test_what_thompson_believes_is_the_middle_of_what_it_draws_and_takes_no_draw
     assert odds == pytest.approx(np.median([other._draw(observation).ravel() for _ in range(4000)], axis=0), abs=0.05)
     fresh = ThompsonPolicy(np.random.default_rng(0))
     assert policy.choose(observation, mask) == fresh.choose(observation, mask)
+
+
+def test_no_policy_is_asked_about_what_is_no_number_or_without_a_way_to_stop():
+    env = chaos_env()
+    observation, _ = env.reset(seed=0)
+    mask = env.action_masks()
+    env.close()
+    require_sense(observation, mask)
+    with pytest.raises(BadInput, match="the mask does not allow to stop"):
+        require_sense(observation, np.zeros_like(mask))
+    observation["arms"][0, 0, 0, 0] = np.nan
+    with pytest.raises(BadInput, match="observation 'arms' holds values that are no numbers"):
+        require_sense(observation, mask)
 
 
 @pytest.mark.parametrize("believes", [True, False])

@@ -1,4 +1,4 @@
-"""The rivals' own settings, tried as often as those of what learns: fair is only who was tuned as well.
+"""The rivals' own settings, tried out: a comparison is fair only where they were tuned as well as what learns.
 
     python -m agent.bench.tuning [--trials N] [--clusters N] [--out F]
 
@@ -31,9 +31,6 @@ from ..learning.policy import Policy
 from ..learning.rivals import UcbPolicy
 from ..learning.thompson import Prior, ThompsonPolicy
 
-_ASIDE_SEED = 1_000_002
-"""That of the clusters by which PPO's best policy is picked."""
-
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -60,7 +57,7 @@ def tuned(trials: int, clusters: int, tell: Callable[[Trial], None] = lambda _: 
         seed: of what is drawn.
     """
     random = np.random.default_rng(seed)
-    pool = pool_of(suite.TRAINING, clusters, seed=_ASIDE_SEED)
+    pool = pool_of(suite.TRAINING, clusters, seed=suite.ASIDE_SEED)
     bounds = [_area(choose, pool) for choose in (randomly(0), knowing)]
     found: list[Trial] = []
     for number in range(trials):
@@ -93,7 +90,7 @@ def _each(make: Callable[[np.random.Generator], Policy], count: int) -> Chooser:
 
 
 def _area(choose: Chooser, pool: Pool) -> float:
-    return float(tallied(choose, pool, budget_min=suite.BUDGET_MIN, seed=_ASIDE_SEED).area.mean())
+    return float(tallied(choose, pool, budget_min=suite.BUDGET_MIN, seed=suite.ASIDE_SEED).area.mean())
 
 
 def lines_of(trials: Sequence[Trial]) -> list[str]:

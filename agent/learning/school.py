@@ -41,17 +41,16 @@ from .ppo.choosing import preferring
 from .ppo.practice import FolderKeeper, Practice, Standing, practised
 from .ppo.set_policy import SetPolicy
 from .rivals import GeneticPolicy, UcbPolicy
+from .suite import ASIDE_SEED, SEED
 from .thompson import ThompsonPolicy
 from .train import Lessons, Progress, taught
 
 _CLUSTERS = 4096
 _HELD_OUT = 128
-_HELD_OUT_SEED = 1_000_003
-"""Held-out clusters are drawn from this seed, which no training takes."""
+"""Clusters on which what has learnt is tried, drawn from `suite.SEED`."""
 
 _ASIDE = 128
-_ASIDE_SEED = 1_000_002
-"""So are those by which PPO's best policy is picked, from another."""
+"""Clusters by which PPO's best policy is picked, drawn from `suite.ASIDE_SEED`."""
 
 _BUDGET_MIN = 20.0
 
@@ -134,7 +133,7 @@ def train_ppo(
     if workers > 1 or ray_address is not None:
         from .ppo.together import Group, practised_together
 
-        group = Group(workers, threads, device, ray_address, generator, _CLUSTERS, _ASIDE, _ASIDE_SEED)
+        group = Group(workers, threads, device, ray_address, generator, _CLUSTERS, _ASIDE, ASIDE_SEED)
         policy = practised_together(group, practice, network, folder, origin)
     else:
         policy = _alone(practice, generator, console, network, folder, device, origin).cpu()
@@ -174,7 +173,7 @@ def _alone(
 
     return practised(
         pool.to(device),
-        pool_of(generator, _ASIDE, seed=_ASIDE_SEED).to(device),
+        pool_of(generator, _ASIDE, seed=ASIDE_SEED).to(device),
         practice,
         network.to(device),
         FolderKeeper(folder),
@@ -191,7 +190,7 @@ def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str,
         choosers: the policies that have learnt.
         generator: of the clusters.
     """
-    pool = pool_of(generator, _HELD_OUT, seed=_HELD_OUT_SEED)
+    pool = pool_of(generator, _HELD_OUT, seed=SEED)
     known = incidents_in(PACKAGED / "incidents.yaml")
     everybody: dict[str, Chooser] = {
         "random": randomly(0),
@@ -204,7 +203,7 @@ def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str,
         "oracle": knowing,
     }
     tallies: dict[str, Tally] = {
-        name: tallied(choose, pool, budget_min=_BUDGET_MIN, seed=_HELD_OUT_SEED) for name, choose in everybody.items()
+        name: tallied(choose, pool, budget_min=_BUDGET_MIN, seed=SEED) for name, choose in everybody.items()
     }
     return compared({name: [tally] for name, tally in tallies.items()})
 
@@ -242,8 +241,8 @@ def _require(path: Path, device: str, seed: int) -> None:
         raise BadInput(f"--out {path}: cannot write there: {error.strerror}") from error
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
-    if seed >= _ASIDE_SEED:
-        raise BadInput(f"--seed {seed}; allowed is 0 to {_ASIDE_SEED - 1}")
+    if seed >= ASIDE_SEED:
+        raise BadInput(f"--seed {seed}; allowed is 0 to {ASIDE_SEED - 1}")
 
 
 def _pool(generator: Generator, seed: int, console: Console) -> Pool:
