@@ -100,7 +100,7 @@ def _may_be_in_force(point: tuple[str, str]) -> bool:
 
 @contextmanager
 def at_all_points(
-    folder: Path, kind: str, in_force_s: float = LASTS_S, lease_s: float = LEASE_S
+    folder: Path, kind: str, in_force_s: float = LASTS_S, lease_s: float = LONG_S
 ) -> Iterator[list[Case]]:
     """Begins one case per point, all beside each other.
 
@@ -192,7 +192,7 @@ def test_a_locked_journal_keeps_no_fault_in_force(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_agent_that_wakes_up_late_acts_and_dies_at_once_leaves_nothing(tmp_path, kind):
     """The worst: reverted and clean in the journal, then in force, and nobody alive who knows."""
-    case = Case(tmp_path / "0", kind, [("act", "before"), ("applied", "before")], LONG_S)
+    case = Case(tmp_path / "0", kind, [("act", "before"), ("applied", "before")], LONG_S, LEASE_S)
     try:
         case.begin()
         assert case.arrived()
@@ -211,7 +211,7 @@ def test_an_agent_that_wakes_up_late_acts_and_dies_at_once_leaves_nothing(tmp_pa
 
 def test_undisturbed_a_case_comes_to_its_end_and_says_so(tmp_path):
     """The other cases would show nothing if this one did not end as it should."""
-    case = Case(tmp_path / "0", "pod.pause", [("applied", "before"), ("clean", "before")], lease_s=30.0)
+    case = Case(tmp_path / "0", "pod.pause", [("applied", "before"), ("clean", "before")])
     try:
         case.begin()
         for _ in case.points:
