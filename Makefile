@@ -22,7 +22,7 @@ test-staging: $(INSTALLED)  ## every switch weak and hardened on the real embedd
 test-crashes: $(INSTALLED)  ## every kind of fault, disturbed at every entry of the journal in every way, on simulated clusters
 	$(BIN)/pytest -m "crashes or not crashes" -n 2 tests/test_crash_points.py $(ARGS)
 
-test-gpu: $(INSTALLED)  ## faults of a real GPU, with what they do to it printed; skipped where there is none
+test-gpu: $(INSTALLED)  ## faults of a real GPU, with what they do to it printed, and learning on it; skipped where there is none
 	$(BIN)/pytest -m gpu -o timeout=600 -s -v $(ARGS)
 
 lint: $(INSTALLED)  ## style, types, who may import whom, and known holes of what is installed

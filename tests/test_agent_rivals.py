@@ -138,6 +138,12 @@ def test_it_finds_more_than_chance(pool, rival):
     assert figures["rival"]["low"] > 0.0, figures
 
 
+def test_what_is_found_after_the_minutes_counts_nowhere(pool):
+    tally = tallied(knowing, pool, budget_min=3.0, seed=1)
+    assert (tally.curve[:, -1] > 0).any()
+    assert ((tally.curve[:, -1] > 0) == (tally.weaknesses > 0)).all()
+
+
 @pytest.mark.parametrize("name", ["posterior", "ppo"])
 def test_what_is_shipped_finds_more_than_thompson_and_learns_nothing_meanwhile(name):
     path = PACKAGED / "policies" / f"{name}.safetensors"

@@ -81,7 +81,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Experiments on each cluster of the batch.")] = 3000,
     batch: Annotated[int, typer.Option(min=1, help="Clusters at once.")] = 256,
     components: Annotated[tuple[int, int], typer.Option(help="Fewest and most components of a cluster.")] = (6, 24),
-    hidden: Annotated[int | None, typer.Option(min=4, help="Width of the network: 64, or 32 with ppo.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=4, help="Width of the network: 64, or 16 with ppo.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seeds every random choice.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to learn.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,

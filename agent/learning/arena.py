@@ -40,8 +40,8 @@ class Tally:
 
     Attributes:
         curve: severity confirmed by each share of the budget, shape (clusters, POINTS).
-        weaknesses: gaps confirmed, shape (clusters,).
-        false: confirmed without being weak, shape (clusters,).
+        weaknesses: gaps confirmed before the minutes were over, shape (clusters,).
+        false: confirmed by then without being weak, shape (clusters,).
     """
 
     curve: npt.NDArray[np.float64]
@@ -76,8 +76,9 @@ def tallied(choose: Chooser, pool: Pool, *, budget_min: float, seed: int) -> Tal
     for _ in range(MOST_EXPERIMENTS):
         step = campaigns.step(choose(campaigns))
         curve += (going * step.found)[:, None] * (campaigns.spent_min[:, None] <= shares)
-        weaknesses += going & (step.found > 0)
-        false += going & step.false
+        in_time = going & (campaigns.spent_min <= shares[-1])
+        weaknesses += in_time & (step.found > 0)
+        false += in_time & step.false
         going &= ~step.over
         if not going.any():
             break

@@ -71,7 +71,7 @@ class Practice:
     trace: float = 0.5
     clip: float = 0.15
     hurries: bool = True
-    hidden: int = 32
+    hidden: int = 16
     judged_every: int = 5
     budget_min: tuple[float, float] = (10.0, 60.0)
     seed: int = 0

@@ -42,7 +42,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Callable[[float], float],
         *args: Any,  # noqa: ANN401 (handed on)
-        hidden: int = 32,
+        hidden: int = 16,
         arm_hidden: int = 8,
         teacher: int | None = None,
         privileged: bool = False,

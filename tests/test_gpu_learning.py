@@ -1,0 +1,102 @@
+"""What learns on a processor learns on a GPU: the same looks, the same choices, and policies that need no card.
+
+Needs what `test_gpu` needs: `make test-gpu`.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agent.learning.arena import randomly
+from agent.learning.arms import Surroundings
+from agent.learning.policy_file import read, store
+from agent.learning.posterior import ArmNetwork, odds_of
+from agent.learning.ppo.choosing import preferring
+from agent.learning.ppo.practice import FolderKeeper, practised
+from agent.learning.ppo.set_policy import SetPolicy
+from agent.learning.train import Lessons, taught
+from agent.settings import PACKAGED
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import pool_of
+from tests.test_agent_practice import BRIEF, SMALL
+from tests.test_gpu import why_not
+
+pytestmark = pytest.mark.gpu
+
+CARD = "cuda"
+
+
+@pytest.fixture(autouse=True)
+def _on_a_gpu() -> None:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return pool_of(SMALL, 64, seed=1)
+
+
+def shipped(name: str, kind: type) -> torch.nn.Module:
+    return read(PACKAGED / "policies" / f"{name}.safetensors", kind).eval().requires_grad_(requires_grad=False)
+
+
+def test_the_same_campaigns_look_the_same_and_the_same_is_chosen(pool):
+    here, there = Campaigns(pool, 64, seed=0), Campaigns(pool.to(CARD), 64, seed=0)
+    choose = randomly(0)
+    for _ in range(12):
+        here.step(choose(here))
+    there.restore(here.saved() | {"luck": there.saved()["luck"]})
+    assert torch.equal(here.masks(), there.masks().cpu())
+    network, policy = shipped("posterior", ArmNetwork), shipped("ppo", SetPolicy)
+    odds = odds_of(network, Surroundings.on(here), here.masks()[:, :-1])
+    chosen, values, log_prob, _ = policy.choose(policy.looks_on(here), deterministic=True)
+    network, policy = network.to(CARD), policy.to(CARD)
+    torch.testing.assert_close(
+        odds_of(network, Surroundings.on(there), there.masks()[:, :-1]).cpu(), odds, rtol=1e-3, atol=1e-4
+    )
+    on_card = policy.choose(policy.looks_on(there), deterministic=True)
+    # Where two choices are worth the same, either may come first.
+    same = on_card[0].cpu() == chosen
+    assert same.float().mean() > 0.95
+    torch.testing.assert_close(on_card[1].cpu(), values, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(on_card[2].cpu()[same], log_prob[same], rtol=1e-2, atol=1e-2)
+
+
+def test_campaigns_on_the_card_show_as_much_as_on_the_processor(pool):
+    def shown(on) -> tuple[float, float, float]:
+        campaigns, choose = Campaigns(on, 2048, seed=3), randomly(5)
+        steps = [campaigns.step(choose(campaigns)) for _ in range(40)]
+        found, weak, over = (
+            sum(float(of.float().mean()) for of in each)
+            for each in zip(*((step.found > 0, step.weak, step.over) for step in steps), strict=True)
+        )
+        return found, weak, over
+
+    for here, there in zip(shown(pool), shown(pool.to(CARD)), strict=True):
+        assert there == pytest.approx(here, rel=0.1)
+
+
+def test_what_learns_on_the_card_goes_on_after_a_cut_and_is_read_without_one(pool, tmp_path):
+    losses, steps = [], []
+    teacher = taught(pool.to(CARD), Lessons(steps=200, batch=64), lambda progress: losses.append(progress.loss))
+    assert losses[-1] < losses[0]
+    aside = pool_of(SMALL, 8, seed=2).to(CARD)
+
+    def trained(tell):
+        return practised(pool.to(CARD), aside, BRIEF, teacher, FolderKeeper(tmp_path), {"origin": "these"}, tell)
+
+    def cut(standing):
+        steps.append(standing.step)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(cut)
+    policy = trained(lambda standing: steps.append(standing.step))
+    assert steps == sorted(set(steps))
+    assert steps[-1] == BRIEF.steps
+    path = tmp_path / "policy.safetensors"
+    store(policy.cpu(), path, {})
+    campaigns = Campaigns(pool, 64, seed=0)
+    assert int(preferring(read(path, SetPolicy))(campaigns).max()) <= campaigns.stop
