@@ -17,8 +17,8 @@ from agent.benchmark.splits import compare, makers_of
 from agent.learning import suite
 from agent.learning.arena import Tally, compared, knowing, randomly
 from agent.settings import PACKAGED
-from envs.protections import PROTECTIONS
-from envs.simulator.pool import pool_of
+from envs.protections import ALL_ROLES, PROTECTIONS
+from envs.simulator.pool import WEAKNESSES, pool_of
 from tests.test_agent_cli import backburn, refused
 
 POSTERIOR = str(PACKAGED / "policies" / "posterior.safetensors")
@@ -58,7 +58,7 @@ def test_what_is_held_back_never_occurs_in_training_and_does_in_its_split():
     def seen(generator) -> set[int]:
         pool = pool_of(generator, 64, seed=3)
         numbers = pool.truth[..., 5][pool.shows]
-        return {int(number) % len(PROTECTIONS) for number in numbers}
+        return {int(number) % (WEAKNESSES // len(ALL_ROLES)) for number in numbers}
 
     assert not seen(suite.TRAINING) & held_back
     assert seen(suite.SPLITS["family"].generator) == held_back

@@ -25,7 +25,7 @@ from envs.protections import ALL_ROLES
 from envs.scoring import Evidence, Verdict
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
 from envs.simulator.gym_env import SimulatedChaosEnv, SimulatedChaosVectorEnv
-from envs.simulator.pool import KINDS, TRUTH, pool_of
+from envs.simulator.pool import KINDS, TRUTH, WEAKNESSES, pool_of
 from envs.simulator.structure import FAMILIES, Generator, Structure
 from safety.guards import judge
 from safety.limits import OPT_IN_LABEL, Limits
@@ -128,6 +128,21 @@ def test_a_protection_that_is_held_out_is_never_absent(name):
     assert [bool(s) for s in shown] == [True, False]
 
 
+def test_what_is_in_no_list_is_missing_in_other_places_of_every_cluster_and_is_one_gap_per_role():
+    """Nothing that is listed is absent here."""
+    drawn = pool_of(replace(SMALL, prevalence=-10.0, unlisted=1.0), 256, seed=5)
+    number = truth(drawn, "weakness")[drawn.shows]
+    role = drawn.components[..., : len(ALL_ROLES)].argmax(-1).repeat_interleave(ARMS_OF_ONE, 1)[drawn.shows]
+    per_role = WEAKNESSES // len(ALL_ROLES)
+    assert (number % per_role == per_role - 1).float().mean() > 0.95
+    assert (number // per_role == role).all()
+    weak = drawn.shows.view(256, drawn.places, len(KINDS), len(LEVELS)).any(-1).any(1)
+    assert 0.2 < weak.any(1).float().mean() < 1.0
+    assert weak.any(0).float().mean() > 0.9, "any kind of fault may show it"
+    assert 1.5 < weak[weak.any(1)].sum(1).float().mean() < 6.0, "and few do on one cluster"
+    assert (drawn.gaps() > 0).sum(1).max() <= len(ALL_ROLES)
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -140,6 +155,7 @@ def test_a_protection_that_is_held_out_is_never_absent(name):
         ({"only": frozenset({"restart"}), "without": frozenset({"restart"})}, "without"),
         ({"prevalence": float("nan")}, "prevalence"),
         ({"noise": -1.0}, "noise"),
+        ({"unlisted": 1.5}, "unlisted"),
     ],
 )
 def test_an_impossible_generator_is_one_clear_error(given, complaint):

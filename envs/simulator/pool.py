@@ -46,8 +46,11 @@ TRUTH: Final = (
     trigger_shows: of a latent fault, whether its trigger alone breaks a promise already
 """
 
-WEAKNESSES: Final = len(ALL_ROLES) * len(PROTECTIONS)
-"""How many numbers there are for what may be missing."""
+_UNLISTED: Final = len(PROTECTIONS)
+_LISTED_AND_NOT: Final = len(PROTECTIONS) + 1
+
+WEAKNESSES: Final = len(ALL_ROLES) * _LISTED_AND_NOT
+"""How many numbers there are for what may be missing; the last one of every role is for what is in no list."""
 
 _REPLICAS = torch.tensor([1, 2, 3, 4, 6, 8])
 _REPLICAS_ODDS = torch.tensor([0.40, 0.25, 0.12, 0.13, 0.05, 0.05])
@@ -67,6 +70,9 @@ protection is absent. Who has no retry budget here has none elsewhere: one libra
 mean, one in seven of all permitted experiments would show something."""
 _NEED_OF_A_DEPENDENCY = 0.15
 _FLIPPING = 0.08
+_OF_ITS_FAMILY, _OF_ANOTHER, _ON_A_ROLE, _ON_ONE_OF_IT = 0.6, 0.05, 0.35, 0.8
+"""Odds that what is in no list answers a kind of fault of its own family, and of another; that a role needs it; that a
+component of that role lacks it."""
 _LIMITS = Limits(max_instances=1, max_share=0.25)
 """The blast radius of the packaged settings."""
 
@@ -206,28 +212,31 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
     # ---- what comes of it
     needs = need(KINDS).permute(1, 2, 0)[role]  # (n, C, K, protections)
     lacking = needs & absent[:, :, None, :]
-    first = torch.where(lacking.any(-1), lacking.float().argmax(-1), needs.float().argmax(-1))
-    shielded = torch.tensor([protection.shielded for protection in PROTECTIONS])[first]
+    listed = lacking.any(-1)
+    lacks = listed | _unlisted(generator.unlisted, role, random)
+    first = torch.where(listed, lacking.float().argmax(-1), needs.float().argmax(-1))
+    first = torch.where(lacks & ~listed, _UNLISTED, first)
+    shielded = torch.tensor([*(protection.shielded for protection in PROTECTIONS), False])[first]
     strength = _strengths()[:, replicas].permute(1, 2, 0, 3)  # (n, C, K, L)
     arriving = strength * torch.where(shielded, reach[..., None], torch.ones(()))[..., None]
     bears = torch.exp(
         uniform(n, places, len(KINDS)) * torch.log(torch.tensor(1.0 / 0.03)) + torch.log(torch.tensor(0.03))
     )
     closeness = arriving / bears[..., None]
-    shows = lacking.any(-1)[..., None] & (closeness >= 1.0)
+    shows = lacks[..., None] & (closeness >= 1.0)
     gain = torch.exp(0.5 * normal(n, places))[..., None, None]
     anomaly = 1.0 - 1.0 / (1.0 + gain * closeness.clamp(min=1.0).sqrt())
     exposed = torch.where((needed_by & roots[:, None, :]).any(-1) | roots, 1.0, dependents_share.clamp(max=1.0))
     effect = 0.3 + 0.4 * strength
     if structure.probes:
-        effect = effect + 0.3 * lacking.any(-1)[..., None] * closeness.clamp(max=1.0)
+        effect = effect + 0.3 * lacks[..., None] * closeness.clamp(max=1.0)
     trigger = [KINDS.index(kind.trigger) if kind.trigger else index for index, kind in enumerate(CATALOGUE.values())]
     latent = torch.tensor([kind.trigger is not None for kind in CATALOGUE.values()])
     durations = torch.tensor([kind.duration_s for kind in CATALOGUE.values()])
     cost = ((durations + _SETTLED_S + _POST_S) / 60.0)[None, None, :, None].expand_as(shows)
     if not structure.costs:
         cost = torch.ones(()).expand_as(shows)
-    number = role[..., None] * len(PROTECTIONS) + first
+    number = role[..., None] * _LISTED_AND_NOT + first
     can_need = graph.any(-1)[..., None] & (uniform(n, places, len(KINDS)) < _NEED_OF_A_DEPENDENCY)
     flips = needs.any(-1) & (uniform(n, places, len(KINDS)) < _FLIPPING)
 
@@ -283,6 +292,27 @@ def _may_be_absent(generator: Generator) -> torch.Tensor:
     return torch.tensor(
         [name not in generator.without and (not generator.only or name in generator.only) for name in names]
     )
+
+
+def _unlisted(odds: float, role: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Draws which kinds of fault break a promise of a component for a reason that is in no list, shape (N, C, K), bool.
+
+    Args:
+        odds: that a cluster has such a reason; draws nothing where there are none.
+        role: of components, shape (N, C).
+        random: draws.
+    """
+    n, places = role.shape
+    if odds == 0.0:
+        return torch.zeros((n, places, len(KINDS)), dtype=torch.bool)
+    families = [kind.family for kind in CATALOGUE.values()]
+    family = torch.tensor([sorted(set(families)).index(each) for each in families])
+    own = family == torch.randint(int(family.max()) + 1, (n, 1), generator=random)
+    kinds = torch.rand((n, len(KINDS)), generator=random) < torch.where(own, _OF_ITS_FAMILY, _OF_ANOTHER)
+    roles = torch.rand((n, len(ALL_ROLES)), generator=random) < _ON_A_ROLE
+    absent = torch.rand((n, places), generator=random) < _ON_ONE_OF_IT
+    there = (torch.rand((n, 1), generator=random) < odds) & roles.gather(1, role) & absent
+    return there[..., None] & kinds[:, None, :]
 
 
 def _strengths() -> torch.Tensor:

@@ -57,6 +57,8 @@ class Generator:
         noise: factor on the rates of false alarms, misses and invalid experiments.
         without: protections that are never absent, so that their weaknesses are new to whoever learnt here.
         only: protections that alone may be absent; all if empty.
+        unlisted: odds that a cluster lacks something that is in no list of protections, and that answers any kinds of
+            fault on any roles. Whoever learns where there is such learns to believe what is seen, and not the list.
         structure: which difficulties there are.
 
     Raises:
@@ -69,6 +71,7 @@ class Generator:
     noise: float = 1.0
     without: frozenset[str] = frozenset()
     only: frozenset[str] = frozenset()
+    unlisted: float = 0.0
     structure: Structure = field(default_factory=Structure)
 
     def __post_init__(self) -> None:
@@ -90,3 +93,5 @@ class Generator:
             raise BadInput(f"prevalence: {self.prevalence:g}; allowed is -10 to 10")
         if not 0.0 <= self.noise <= 10.0:
             raise BadInput(f"noise: {self.noise:g}; allowed is 0 to 10")
+        if not 0.0 <= self.unlisted <= 1.0:
+            raise BadInput(f"unlisted: {self.unlisted:g}; allowed is 0 to 1")
