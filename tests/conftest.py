@@ -9,6 +9,7 @@ from pathlib import Path
 # Two threads of one test wait for each other's core as soon as anything else runs: ten seconds became eighty.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
+import hypothesis
 import pytest
 import torch
 import yaml
@@ -24,6 +25,10 @@ from safety.lease import Lease  # noqa: E402
 from safety.lever import Lever  # noqa: E402
 
 torch.set_num_threads(1)
+
+# How long an example takes says what else the machine does. Set before any test is imported: each takes what is set.
+hypothesis.settings.register_profile("backburn", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("backburn")
 
 _ALONE = (
     "test_actuators",

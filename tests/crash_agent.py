@@ -57,7 +57,8 @@ def main() -> None:
     if not isinstance(injection, Injection):
         sys.exit(f"refused: {injection}")
     while not supervisor.took(injection):
-        supervisor.watch(injection, vitals(settings))
+        if (stop := supervisor.watch(injection, vitals(settings))) is not None:
+            sys.exit(f"stopped before it took: {stop}")
     print("injected", injection.id, flush=True)
     while (stop := supervisor.watch(injection, vitals(settings))) is None:
         time.sleep(0.1)

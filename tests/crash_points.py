@@ -40,9 +40,12 @@ TRANSITIONS = (INTENDED, APPLIED, VERIFIED, REVERTING, REVERTED, CLEAN)
 POINTS = ((ACT, "before"), *((event, side) for event in TRANSITIONS for side in ("before", "after")))
 """Everywhere that a process can die as far as the journal can tell; and between its last check and its act."""
 
-LEASE_S = 1.0
-LASTS_S = 0.4
+LASTS_S = 1.2
+"""Of a fault that is to come to its end by itself; the receipt must be on the disk before it is over."""
+
 LONG_S = 60.0
+"""Of whatever is not to end by itself; and how long an agent may be silent, for many begin beside each other."""
+
 PATIENCE_S = 0.2
 ENDED_WITHIN_S = 20.0
 
@@ -130,7 +133,6 @@ class Case:
         kind: of the fault.
         points: (entry of the journal, side of it) at which the agent stops, one after the other.
         lasts_s: how long the fault is meant to stay, seconds.
-        lease_s: how long the agent may be silent, seconds.
         agent: its pid; 0 once it has ended and was waited for.
         watchdog: as `agent`.
         reached: whether the agent came by its point.
@@ -140,7 +142,6 @@ class Case:
     kind: str
     points: Sequence[tuple[str, str]]
     lasts_s: float = LASTS_S
-    lease_s: float = LONG_S
     agent: int = 0
     watchdog: int = 0
     reached: bool = False
@@ -155,7 +156,7 @@ class Case:
         FileWorld(self.folder / "world.json", empty_world(Hidden()))
         Lever(self.folder / "lever.json").release("a test", "test")
         Journal(self.folder / "journal.db", BootClock(), "a test").close()
-        Lease(self.folder / "lease", self.lease_s, BootClock()).close()
+        Lease(self.folder / "lease", LONG_S, BootClock()).close()
         self.before = self.observed()
         watched, self.pipe = os.pipe()
         self.watchdog = self._forked(lambda: self._watch(watched), closing=[self.pipe])
@@ -182,13 +183,17 @@ class Case:
             os.kill(getattr(self, name), signal.SIGKILL)
             self._reaped(name)
 
-    def taken_out(self) -> bool:
-        """Tells whether somebody has written down that the fault is gone."""
-        db = sqlite3.connect(self.folder / "journal.db")
-        newest = "SELECT event FROM entries WHERE injection IS NOT NULL ORDER BY seq DESC LIMIT 1"
-        row = db.execute(newest).fetchone()
+    def let_lease_expire(self) -> None:
+        """Lets time pass for the lease alone; whether it has expired is still for the watchdog to tell.
+
+        Of an agent that stands still: one that goes on renews it.
+        """
+        db = sqlite3.connect(self.folder / "lease", isolation_level=None)
+        db.execute("UPDATE lease SET boottime_s = boottime_s - ?", (2.0 * LONG_S,))
         db.close()
-        return row == (CLEAN,)
+
+    def taken_out(self) -> bool:
+        return taken_out(self.folder / "journal.db")
 
     def wait(self) -> None:
         """Waits until both have ended."""
@@ -264,7 +269,7 @@ class Case:
             journal=Journal(self.folder / "journal.db", clock, "watchdog", PATIENCE_S),
             actuators=self._actuators(),
             lever=Lever(self.folder / "lever.json"),
-            lease=Lease(self.folder / "lease", self.lease_s, clock, PATIENCE_S),
+            lease=Lease(self.folder / "lease", LONG_S, clock, PATIENCE_S),
             clock=clock,
             grace_s=LONG_S,  # an agent whose turn comes late on a busy machine still comes to its own end
             poll_s=0.02,
@@ -276,7 +281,7 @@ class Case:
         stops = Stops(self.points, lambda: _stopped(says, hears))
         journal = Stopping(self.folder / "journal.db", clock, "agent", PATIENCE_S)
         journal.stops = stops
-        lease = Lease(self.folder / "lease", self.lease_s, clock, PATIENCE_S)
+        lease = Lease(self.folder / "lease", LONG_S, clock, PATIENCE_S)
         lease.acquire("agent")
         supervisor = Supervisor(
             limits=LIMITS,
@@ -321,6 +326,15 @@ class Case:
                 (self.folder / "complaints").open("a", encoding="utf-8").write(traceback.format_exc())
         finally:
             os._exit(0)
+
+
+def taken_out(journal: Path) -> bool:
+    """Tells whether somebody has written down that the newest fault is gone."""
+    db = sqlite3.connect(journal)
+    newest = "SELECT event FROM entries WHERE injection IS NOT NULL ORDER BY seq DESC LIMIT 1"
+    row = db.execute(newest).fetchone()
+    db.close()
+    return row == (CLEAN,)
 
 
 def _stopped(says: int, hears: int) -> None:

@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from agent.settings import PACKAGED
+from envs.staging.ports import LOOPBACK, choose_ports
 from envs.telemetry.scrape import Exporter
 from tests.waiting import wait_until
 
@@ -48,8 +49,8 @@ class RealPrometheus:
         assert config != packaged
         (folder / "prometheus.yml").write_text(config)
         shutil.copy(PACKAGED / "alerts.yml", folder)
-        self._port = _free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._port = choose_ports(0).monitor  # one that it can come back to
+        self.url = f"http://{LOOPBACK}:{self._port}"
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -58,7 +59,7 @@ class RealPrometheus:
         files = [f"--config.file={self._folder / 'prometheus.yml'}", f"--storage.tsdb.path={self._folder / 'data'}"]
         with (self._folder / "prometheus.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*program, *files, f"--web.listen-address=127.0.0.1:{self._port}"], stdout=log, stderr=log
+                [*program, *files, f"--web.listen-address={LOOPBACK}:{self._port}"], stdout=log, stderr=log
             )
         wait_until(self._is_ready, within_s=30.0)
         return self.process
@@ -81,7 +82,7 @@ class RealPrometheus:
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, (self._folder / "prometheus.log").read_text()
         try:
-            with socket.create_connection(("127.0.0.1", self._port), 1.0) as probe:
+            with socket.create_connection((LOOPBACK, self._port), 1.0) as probe:
                 probe.sendall(b"GET /-/ready HTTP/1.0\r\n\r\n")
                 return probe.recv(100).startswith(b"HTTP/1.0 200")
         except OSError:
@@ -160,7 +161,7 @@ class CannedServer:
             def do_POST(self):
                 outer.questions.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
                 if outer.body is None:
-                    outer._hang.wait(10.0)
+                    outer._hang.wait(60.0)
                     self.close_connection = True
                     return
                 self.send_response(outer.status)
@@ -190,9 +191,3 @@ def answer(*elements: object) -> bytes:
 def element(label: str, series: str, value: str, told_s: float = 1000.0) -> dict[str, object]:
     """Returns one element of an answer."""
     return {"metric": {label: series}, "value": [told_s, value]}
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]

@@ -101,10 +101,10 @@ def test_a_squeezed_process_is_refused_what_exceeds_the_rest(actuator, eater, le
 
 def test_the_limit_of_before_comes_back_at_the_deadline_by_itself(actuator, eater):
     resource.prlimit(eater.id.pid, resource.RLIMIT_DATA, (900 * MIB, 1000 * MIB))
-    injection = planned(actuator, duration_s=1.0)
+    injection = planned(actuator, duration_s=3.0)
     actuator.inject(injection)
     assert eater.limit < 900 * MIB
-    wait_until(lambda: actuator.probe_clean(injection), within_s=3.0)
+    wait_until(lambda: actuator.probe_clean(injection), within_s=13.0)
     assert resource.prlimit(eater.id.pid, resource.RLIMIT_DATA) == (900 * MIB, 1000 * MIB)
 
 

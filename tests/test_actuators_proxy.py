@@ -184,7 +184,7 @@ def test_when_it_ends_nothing_waits_any_more(play, effect, how):
     async def scenario(place: Scene) -> None:
         line = await place.line("a")
         assert await line.said() == b"hello"
-        await place.impair(effect, seconds=60.0 if how == "cleared" else 0.5)
+        await place.impair(effect, seconds=60.0 if how == "cleared" else 3.0)
         line.writer.write(b"are you there?")
         await place.until_felt()
         if how == "cleared":

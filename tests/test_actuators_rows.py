@@ -137,7 +137,7 @@ def test_rows_are_changed_while_it_lasts_and_counted(play, effect) -> None:  # n
 def test_one_partition_is_held_back_and_passes_in_order_when_it_ends(play, how) -> None:  # noqa: F811
     async def scenario(place: Scene) -> None:
         late, other = await place.line("a"), await place.line("a")
-        await impair(place, RowEffect.HOLD, seconds=60.0 if how == "cleared" else 0.8)
+        await impair(place, RowEffect.HOLD, seconds=60.0 if how == "cleared" else 4.0)
         late.writer.write(row(1, partition=1) + row(5, partition=1))
         await place.until_felt(2)
         assert await other.said(row(2, partition=2)) == row(2, partition=2), "the others are in time"
@@ -156,7 +156,7 @@ def test_one_partition_is_held_back_and_passes_in_order_when_it_ends(play, how) 
 def test_a_change_ends_by_itself_at_its_deadline(play, effect) -> None:  # noqa: F811
     async def scenario(place: Scene) -> None:
         line = await place.line("a")
-        await impair(place, effect, seconds=0.4)
+        await impair(place, effect, seconds=3.0)
         line.writer.write(row())
         assert await line.reader.readline() != row()
         while await place.affected():

@@ -41,10 +41,6 @@ def short(folder: Path) -> Settings:
     return load(config_file(folder, campaign={"budget_min": 6.0}))
 
 
-def no_minutes(rows):
-    return [{key: value for key, value in row.items() if key != "spent_min"} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Path:
     """The folder of a benchmark; whoever changes it, changes a copy."""

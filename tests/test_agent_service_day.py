@@ -90,11 +90,11 @@ def test_whatever_happens_is_answered_and_can_be_read_afterwards(tmp_path):
     with running(config) as service:
         wait_until(lambda: service.doing() == "running", within_s=60)
         service.post("/lever", {"engaged": True, "reason": "release day"})
-        wait_until(lambda: service.doing() == "waiting", within_s=10)
+        wait_until(lambda: service.doing() == "waiting", within_s=60)
         service.post("/lever", {"engaged": False, "reason": "released"})
         wait_until(lambda: service.doing() == "running", within_s=60)
         service.post("/alertmanager", alert("firing"))
-        wait_until(lambda: service.doing() == "waiting", within_s=10)
+        wait_until(lambda: service.doing() == "waiting", within_s=60)
         service.post("/alertmanager", alert("resolved"))
         wait_until(lambda: service.doing() == "running", within_s=60)
         os.kill(service.process.pid, signal.SIGKILL)

@@ -11,14 +11,14 @@ import os
 import select
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from actuators.catalogue import CATALOGUE
-from tests.crash_points import LASTS_S, LEASE_S, LONG_S, POINTS, Case
+from tests.crash_points import ENDED_WITHIN_S, LASTS_S, LONG_S, POINTS, Case
 from tests.waiting import wait_until
 
 ONE_EACH = (
@@ -60,7 +60,8 @@ def frozen_agent(case: Case) -> None:
     """Frozen past its lease, and awake again: the watchdog must have acted, and the agent must notice."""
     os.kill(case.agent, signal.SIGSTOP)
     if _may_be_in_force(case.point):
-        wait_until(case.taken_out)
+        case.let_lease_expire()
+        wait_until(case.taken_out, within_s=ENDED_WITHIN_S)
     else:
         os.kill(case.agent, signal.SIGTERM)  # nobody has a reason to fence it off: it would go on for a minute
     os.kill(case.agent, signal.SIGCONT)
@@ -99,19 +100,16 @@ def _may_be_in_force(point: tuple[str, str]) -> bool:
 
 
 @contextmanager
-def at_all_points(
-    folder: Path, kind: str, in_force_s: float = LASTS_S, lease_s: float = LONG_S
-) -> Iterator[list[Case]]:
+def at_all_points(folder: Path, kind: str, expiring: Collection[str] = AT_THE_END) -> Iterator[list[Case]]:
     """Begins one case per point, all beside each other.
 
     Args:
         folder: of their worlds.
         kind: of the fault.
-        in_force_s: for how long a fault would stay that is disturbed before its end.
-        lease_s: how long an agent may be silent, as each is at its point until all have begun.
+        expiring: entries at which a case is about a fault that ends by its expiry; else it would stay.
     """
     cases = [
-        Case(folder / f"{number}", kind, [point], LASTS_S if point[0] in AT_THE_END else in_force_s, lease_s)
+        Case(folder / f"{number}", kind, [point], LASTS_S if point[0] in expiring else LONG_S)
         for number, point in enumerate(POINTS)
     ]
     try:
@@ -154,13 +152,14 @@ def require_clean_record(case: Case) -> None:
     require_nothing_in_force(case)
     record = case.record()
     assert not record or (record[0], record[-1]) == ("intended", "clean"), f"{case}: {record}"
+    if case.point[0] in AT_THE_END:
+        assert "applied" in record, f"{case}: never in force, {record}"
 
 
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_happens_wherever_nothing_stays_in_force(tmp_path, kind, disturbance):
-    lease_s = LEASE_S if disturbance == "frozen_agent" else LONG_S
-    with at_all_points(tmp_path, kind, LONG_S, lease_s) as cases:
+    with at_all_points(tmp_path, kind) as cases:
         disturbed(cases, DISTURBANCES[disturbance])
         require_reached(cases)
         for case in cases:
@@ -172,7 +171,8 @@ def test_whatever_happens_wherever_nothing_stays_in_force(tmp_path, kind, distur
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_locked_journal_keeps_no_fault_in_force(tmp_path, kind):
     """Somebody holds the journal from the moment at which the agent arrives until after it has ended."""
-    with at_all_points(tmp_path, kind) as cases, ExitStack() as locks:
+    # Where it could still write that the fault shows, it goes on until that is over; else it ends at the next entry.
+    with at_all_points(tmp_path, kind, (*AT_THE_END, "verified")) as cases, ExitStack() as locks:
 
         def locked(case: Case) -> None:
             lock = sqlite3.connect(case.folder / "journal.db", isolation_level=None)
@@ -192,12 +192,13 @@ def test_a_locked_journal_keeps_no_fault_in_force(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_agent_that_wakes_up_late_acts_and_dies_at_once_leaves_nothing(tmp_path, kind):
     """The worst: reverted and clean in the journal, then in force, and nobody alive who knows."""
-    case = Case(tmp_path / "0", kind, [("act", "before"), ("applied", "before")], LONG_S, LEASE_S)
+    case = Case(tmp_path / "0", kind, [("act", "before"), ("applied", "before")], LONG_S)
     try:
         case.begin()
         assert case.arrived()
         os.kill(case.agent, signal.SIGSTOP)
-        wait_until(case.taken_out)
+        case.let_lease_expire()
+        wait_until(case.taken_out, within_s=ENDED_WITHIN_S)
         os.kill(case.agent, signal.SIGCONT)
         case.go_on()
         if case.arrived():  # else the undo has taken away what the act needs

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
@@ -26,6 +26,7 @@ from envs.telemetry.snapshot import Snapshot
 from envs.telemetry.targets import TargetsFile
 from envs.windows import Calibration, Shape, window_medians
 from tests.prometheus import real_prometheus
+from tests.test_envs_prometheus import JSON
 from tests.waiting import wait_until
 
 WITHIN_S = 6.0
@@ -214,7 +215,7 @@ def exporting(owner: str) -> Iterator[tuple[Gauge, Gauge, Exporter]]:
 
 def test_scraping_adds_up_the_alerts_of_all_exporters():
     with exporting("monitor") as (monitors, _, monitor), exporting("web") as (own, _, web):
-        scraper = Scraper(lambda: [monitor, web], {"web/up": ("web", Answering())}, BootClock())
+        scraper = Scraper(lambda: [monitor, web], {"web/up": ("web", Answering())}, BootClock(), timeout_s=5.0)
         own.labels("Stale", "web").set(1.0)
         monitors.labels("ComponentDown", "web").set(0.0)
         assert scraper.round().alerts is None, "no watchdog"
@@ -230,7 +231,7 @@ def test_scraping_tells_the_absent_from_the_blind():
     with exporting("monitor") as (monitors, _, monitor):
         monitors.labels(WATCHDOG, "monitor").set(1.0)
         exporters = [monitor, Exporter("web", "http://127.0.0.1:1/metrics")]
-        scraper = Scraper(lambda: exporters, {"web/up": ("web", Answering())}, BootClock())
+        scraper = Scraper(lambda: exporters, {"web/up": ("web", Answering())}, BootClock(), timeout_s=5.0)
         snapshot = scraper.round()
         assert (snapshot.values, snapshot.alerts) == ({"web/up": 0.0}, NONE)
         del exporters[0]
@@ -316,10 +317,13 @@ def test_rules_that_are_not_evaluated_now_are_unknown():
     assert told_by(*stale, BARKS) is None
 
 
-@given(
-    st.recursive(
-        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
-)
+@given(JSON)
+@example([BARKS, alert_element(alertname="OfNobody")])
 def test_no_answer_breaks_the_reader_of_alerts(elements):
-    assert list(firing(elements)) == []
+    found = list(firing(elements))
+    for alert in found:
+        assert isinstance(alert.name, str)
+        assert alert.component or alert.name == WATCHDOG
+    if isinstance(elements, list):  # whatever stands beside it, what is good is read
+        down = alert_element(alertname="ComponentDown", component="web")
+        assert list(firing([BARKS, *elements, down])) == [Alert(WATCHDOG, ""), *found, DOWN]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 
 import pytest
@@ -24,6 +25,11 @@ from tests.waiting import wait_until
 
 LABELS = {"cluster": "test"}
 MAX_AGE_S = 2.0
+ANSWERS_WITHIN_S = 5.0
+NO_ANSWER_S = 0.3
+"""How long an answer is waited for that does not come."""
+ROUND_S = 10.0
+"""How long a round may take on a busy machine, whose timeout is far below."""
 OWNERS = ("client", "web", "mortal", "reborn", "shop", "nobody")
 KINDS = {
     "error_share": Ratio("requests_total", "requests_total", ({"outcome": "error"}, {"outcome": "timeout"})),
@@ -43,7 +49,7 @@ def catalogue(over_s: float = 1.0) -> dict[str, Query]:
     }
 
 
-def connected(url: str, timeout_s: float = 1.0) -> Prometheus:
+def connected(url: str, timeout_s: float) -> Prometheus:
     return Prometheus(Connection(url, timeout_s), catalogue(), BootClock(), max_age_s=MAX_AGE_S)
 
 
@@ -60,9 +66,9 @@ class Scene:
 
     def begin(self, server) -> None:
         self.server = server
-        self.source = connected(server.url)
+        self.source = connected(server.url, 1.0)
         # Prometheus looks for new targets every five seconds, and hands them on every five seconds.
-        wait_until(lambda: len(self.values()) == 5 * 5, within_s=20.0)
+        wait_until(lambda: len(self.values()) == 5 * 5, within_s=60.0)
 
     def values(self) -> dict[str, float]:
         return self.source.round().values
@@ -75,6 +81,9 @@ class Scene:
             time.sleep(0.25)
         return found
 
+    def typical(self, *series: str) -> dict[str, float]:
+        return typical(self.source, *series)
+
     def gone(self, name: str) -> None:
         self.exporters.pop(name).close()
 
@@ -82,6 +91,25 @@ class Scene:
         self.source.close()
         for exporter in self.exporters.values():
             exporter.close()
+
+
+def typical(source, *series: str) -> dict[str, float]:
+    """Returns the median of everything that is seen in several rounds; of those that know these series.
+
+    A scrape that comes late makes a counter's growth too large, and too small a second later: in one round or two.
+    """
+    known = []
+
+    def is_enough() -> bool:
+        time.sleep(0.5)
+        values = source.round().values
+        if values.keys() >= set(series):
+            known.append(values)
+        return len(known) == 7
+
+    wait_until(is_enough, within_s=30.0)
+    names = {name for values in known for name in values}
+    return {name: statistics.median(values[name] for values in known if name in values) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +127,13 @@ def scene(tmp_path_factory):
 
 def test_values_are_those_of_direct_scraping(scene):
     client = scene.exporters["client"].exporter
-    scraper = Scraper(lambda: [client], {s: r for s, r in READINGS.items() if r[0] == "client"}, BootClock())
-    for _ in range(4):
-        direct = scraper.round().values
-        time.sleep(0.5)
+    readings = {s: r for s, r in READINGS.items() if r[0] == "client"}
+    known = {f"client/{metric}" for metric in KINDS if metric != "ready"}
+    scraper = Scraper(lambda: [client], readings, BootClock(), timeout_s=ANSWERS_WITHIN_S)
+    direct = typical(scraper, *known)
     scraper.close()
-    asked = {series: value for series, value in scene.values().items() if series.startswith("client/")}
-    assert set(asked) == set(direct) == {f"client/{metric}" for metric in KINDS if metric != "ready"}
+    asked = {series: value for series, value in scene.typical(*known).items() if series.startswith("client/")}
+    assert set(asked) == set(direct) == known
     for series, exactly in {"error_share": 0.1, "p50_ms": 46.0, "p90_ms": 550.0, "in_flight": 21.0}.items():
         assert asked[f"client/{series}"] == pytest.approx(exactly)
         assert direct[f"client/{series}"] == pytest.approx(exactly)
@@ -114,7 +142,7 @@ def test_values_are_those_of_direct_scraping(scene):
 
 
 def test_replicas_are_added_up_and_strangers_are_unknown(scene):
-    values = scene.values()
+    values = scene.typical("web/in_flight", "web/steps_per_s", "web/error_share")
     assert values["web/in_flight"] == 42.0
     assert values["web/steps_per_s"] == pytest.approx(200.0, rel=0.2)
     assert values["web/error_share"] == pytest.approx(0.1)
@@ -123,42 +151,65 @@ def test_replicas_are_added_up_and_strangers_are_unknown(scene):
 
 def test_a_snapshot_bears_the_time_of_the_measurement(scene):
     clock, times = BootClock(), []
-    for _ in range(5):
+
+    def is_known() -> bool:
         asked_s = clock.now().boottime_s
-        times.append(scene.source.round().at_s)
-        assert -0.01 <= asked_s - times[-1] <= MAX_AGE_S
-        time.sleep(0.25)
+        snapshot = scene.source.round()
+        if snapshot.values:  # else there was no answer in time, and no measurement either
+            assert asked_s - MAX_AGE_S <= snapshot.at_s <= clock.now().boottime_s
+            times.append(snapshot.at_s)
+        return bool(snapshot.values)
+
+    for _ in range(5):
+        wait_until(is_known)
+        time.sleep(0.6)  # until every exporter has been scraped once more
     assert times == sorted(times)
     assert len(set(times)) > 1
 
 
 def test_a_counter_that_is_reset_is_unknown_for_a_moment_and_never_negative(scene):
-    scene.exporters["reborn"].restart()
-    rates = scene.seen("reborn/steps_per_s", for_s=3.0)
-    assert None in rates
-    assert all(rate == pytest.approx(100.0, rel=0.2) for rate in rates if rate is not None), rates
-    assert rates[-1] is not None
+
+    def is_noticed() -> bool:
+        """The moment is a second: whoever stands still for so long does not see it."""
+        scene.exporters["reborn"].restart()
+        rates = scene.seen("reborn/steps_per_s", for_s=3.0)
+        assert all(0.0 <= rate <= 300.0 for rate in rates if rate is not None), rates
+        return None in rates
+
+    wait_until(is_noticed)
+    assert scene.typical("reborn/steps_per_s")["reborn/steps_per_s"] == pytest.approx(100.0, rel=0.2)
 
 
 def test_the_first_failure_of_its_kind_counts(scene):
     """A labelled counter appears with its first event; `rate()` would not see that event, ever."""
-    shop = scene.exporters["shop"]
-    assert scene.values()["shop/error_share"] == pytest.approx(0.1)
-    shop.timeouts = 10.0
-    shares = scene.seen("shop/error_share", for_s=2.5)
-    assert max(share for share in shares if share is not None) == pytest.approx(0.2, abs=0.02)
-    assert shares[-1] == pytest.approx(0.1)
+    usual = pytest.approx(0.1)
+
+    def share() -> float | None:
+        return scene.values().get("shop/error_share")
+
+    def unusual_share() -> float | None:
+        found = share()
+        return None if found == usual else found
+
+    wait_until(lambda: share() == usual)
+    scene.exporters["shop"].timeouts = 30.0
+    # 40 of 130 in a second; 35 of 80, or 50 of 230, in half of one or two: a scrape may come late.
+    assert 0.15 < wait_until(unusual_share) < 0.6
+    wait_until(lambda: share() == usual)
 
 
 def test_an_exporter_that_dies_becomes_unknown_and_never_zero(scene):
+    seen = {wait_until(lambda: scene.values().get("mortal/in_flight"))}
+
+    def is_unknown() -> bool:
+        values = scene.values()
+        mortal = [series for series in values if series.startswith("mortal/")]
+        seen.update(values[series] for series in mortal if series == "mortal/in_flight")
+        return "client/in_flight" in values and not mortal
+
     scene.gone("mortal")
-    died_s, seen = time.monotonic(), set()
-    while mortal := {series: value for series, value in scene.values().items() if series.startswith("mortal/")}:
-        seen.add(mortal["mortal/in_flight"])
-        assert time.monotonic() - died_s < MAX_AGE_S, mortal
-        time.sleep(0.02)
-    assert seen <= {21.0}
-    assert "client/in_flight" in scene.values()
+    wait_until(is_unknown)  # by itself Prometheus would show it for five minutes
+    assert seen == {21.0}
 
 
 def test_a_prometheus_that_hangs_knows_nothing(scene):
@@ -167,10 +218,10 @@ def test_a_prometheus_that_hangs_knows_nothing(scene):
         for _ in range(3):
             asked_s = time.monotonic()
             assert scene.values() == {}
-            assert time.monotonic() - asked_s < 2.0
+            assert time.monotonic() - asked_s < ROUND_S
     finally:
         scene.server.go_on()
-    wait_until(lambda: "client/steps_per_s" in scene.values(), within_s=5.0)
+    wait_until(lambda: "client/steps_per_s" in scene.values(), within_s=20.0)
 
 
 def test_a_prometheus_that_was_killed_shows_nothing_of_before(scene):
@@ -181,16 +232,16 @@ def test_a_prometheus_that_was_killed_shows_nothing_of_before(scene):
     scene.announce()
     time.sleep(MAX_AGE_S)
     scene.server.start()
-    connection = Connection(scene.server.url, 1.0)
+    connection = Connection(scene.server.url, ANSWERS_WITHIN_S)
     old = connection.ask('level{job="web"}')
     connection.close()
     assert len(old) == 2
     assert scene.values() == {}
     values = wait_until(scene.values, within_s=20.0)
     assert values.get("web/in_flight", 21.0) == 21.0
-    wait_until(lambda: "web/steps_per_s" in scene.values(), within_s=5.0)
-    assert scene.values()["web/in_flight"] == 21.0
-    assert scene.values()["web/steps_per_s"] == pytest.approx(100.0, rel=0.2)
+    values = scene.typical("web/in_flight", "web/steps_per_s")
+    assert values["web/in_flight"] == 21.0
+    assert values["web/steps_per_s"] == pytest.approx(100.0, rel=0.2)
 
 
 # ---- whatever else may answer ---------------------------------------------------------------------------------------
@@ -208,7 +259,7 @@ def canned():
 @pytest.fixture
 def source(canned):
     canned.status, canned.body = 200, answer(*GOOD)
-    source = connected(canned.url, timeout_s=0.3)
+    source = connected(canned.url, ANSWERS_WITHIN_S)
     yield source
     source.close()
 
@@ -220,7 +271,7 @@ def test_everything_is_asked_in_one_round_trip_and_not_in_the_url(canned, source
     ((path, body),) = canned.questions
     assert path == "/api/v1/query"
     assert body.startswith(b"query=")
-    assert body.endswith(b"timeout=300ms")
+    assert body.endswith(b"timeout=5000ms")
 
 
 def test_asking_twice_as_often_makes_nothing_new(source):
@@ -261,17 +312,21 @@ def test_asking_twice_as_often_makes_nothing_new(source):
         (200, answer({"metric": {"value_of": "client/ready"}, "values": [[1000, "1"]]}, GOOD[1])),
     ],
 )
-def test_what_is_no_answer_is_unknown(canned, source, status, body):
+def test_what_is_no_answer_is_unknown(canned, status, body):
     canned.status, canned.body = status, body
+    waits_s = NO_ANSWER_S if body is None else 0.0
+    source = connected(canned.url, waits_s or ANSWERS_WITHIN_S)
     asked_s = BootClock().now().boottime_s
     snapshot = source.round()
+    answered_s = BootClock().now().boottime_s
+    source.close()
     assert snapshot.values == {}
-    assert 0.0 <= snapshot.at_s - asked_s < 0.2
-    assert BootClock().now().boottime_s - asked_s < 1.0
+    assert asked_s <= snapshot.at_s <= answered_s - waits_s, "what is unknown is unknown from the question on"
+    assert answered_s - asked_s < ROUND_S
 
 
-def test_nobody_there_is_unknown(source, canned):
-    nobody = connected("http://127.0.0.1:1", timeout_s=0.3)
+def test_nobody_there_is_unknown():
+    nobody = connected("http://127.0.0.1:1", NO_ANSWER_S)
     assert nobody.round().values == {}
     nobody.close()
 
@@ -283,7 +338,7 @@ def test_no_answer_says_who_and_why_in_one_line(canned):
         (200, None, "does not answer"),
     ]:
         canned.status, canned.body = status, body
-        connection = Connection(canned.url, 0.2)
+        connection = Connection(canned.url, NO_ANSWER_S if body is None else ANSWERS_WITHIN_S)
         with pytest.raises(NoAnswer, match=word) as error:
             connection.ask("vector(1)")
         connection.close()
@@ -303,14 +358,12 @@ def test_an_answer_that_took_longer_than_its_data_may_age_is_unknown():
     assert Prometheus(Slow(), catalogue(), clock, max_age_s=1.5).round() == Snapshot(101.5, {})
 
 
-KEYS = st.sampled_from(["metric", "value", "value_of", "measured_of"]) | st.text()
+KEYS = st.sampled_from(["metric", "value", "value_of", "measured_of", "alertname", "component"]) | st.text()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["1", "NaN", "1_0"]),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["metric", "value", "value_of", "measured_of"]) | st.text(), inner, max_size=4
-        )
+        | st.dictionaries(KEYS, inner, max_size=4)
         | st.fixed_dictionaries({"metric": inner, "value": inner})
     ),
     max_leaves=20,
@@ -319,13 +372,16 @@ JSON = st.recursive(
 
 @given(JSON)
 @example([{"metric": {"value_of": "a"}, "value": [10**400, "1"]}])
+@example(list(GOOD))
 def test_no_answer_breaks_the_reader(elements):
     for series, measurement in measurements(elements).items():
         assert isinstance(series, str)
         assert isinstance(measurement.value, float)
+    if isinstance(elements, list):  # whatever stands beside it, what is good is read
+        assert measurements([*elements, *GOOD])["client/ready"] == Measurement(1.0, 999.9, 1000.0)
 
 
-@examples(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@examples(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(body=st.binary(max_size=300) | JSON.map(lambda data: json.dumps({"data": {"result": data}}).encode()))
 def test_no_body_breaks_the_source(canned, source, body):
     canned.body = body

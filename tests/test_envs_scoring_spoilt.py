@@ -20,7 +20,7 @@ from tests.test_envs_scoring import SERIES, TOPOLOGY, calibrated, down_for, noth
 
 SCORER = calibrated()
 OUTAGE_S = 5.0
-OFTEN = settings(max_examples=150, deadline=None)
+OFTEN = settings(max_examples=150)
 
 Spoiling = Callable[[list[Snapshot]], list[Snapshot]]
 

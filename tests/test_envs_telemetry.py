@@ -205,7 +205,7 @@ def test_nobody_to_ask_is_an_empty_look_and_no_error():
 
 def test_counters_are_differentiated_over_a_second_or_so(answers):
     clock = ManualClock()
-    scraper = Scraper(lambda: [answers.exporter], {"web/restarts": ("web", Rate("x_total"))}, clock)
+    scraper = Scraper(lambda: [answers.exporter], {"web/restarts": ("web", Rate("x_total"))}, clock, timeout_s=5.0)
     rates = []
     for look in range(8):
         answers.body = b"# TYPE x counter\nx_total %d\n" % (10 * look if look < 4 else 40 * look)
@@ -219,7 +219,7 @@ def test_counters_are_differentiated_over_a_second_or_so(answers):
 
 def test_rounds_that_come_early_or_late_do_not_change_the_time_over_which_counters_are_differentiated(answers):
     clock = ManualClock()
-    scraper = Scraper(lambda: [answers.exporter], {"web/restarts": ("web", Rate("x_total"))}, clock)
+    scraper = Scraper(lambda: [answers.exporter], {"web/restarts": ("web", Rate("x_total"))}, clock, timeout_s=5.0)
     rates = []
     for look, late_s in enumerate([0.0, 0.01, -0.01, 0.02, -0.02, 0.01, -0.01, 0.0]):
         answers.body = b"# TYPE x counter\nx_total %d\n" % (0 if look < 4 else 100)  # all in one round

@@ -92,7 +92,7 @@ def test_a_line_that_makes_no_sense_is_left_out_and_counted(tmp_path, text):
     assert seen.malformed == 2
 
 
-@examples(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([line("1").encode(), line("2", "9").encode()]), max_size=8))
 def test_whatever_stands_in_a_file_nothing_breaks(tmp_path, lines):
     (tmp_path / "client-7.jsonl").write_bytes(b"\n".join(lines))

@@ -28,8 +28,8 @@ from agent.settings import PACKAGED, Settings, load
 from safety.journal import APPLIED, Journal
 from safety.lever import Lever
 
-OFTEN = settings(max_examples=150, deadline=None)
-SELDOM = settings(max_examples=300, deadline=None)
+OFTEN = settings(max_examples=150)
+SELDOM = settings(max_examples=300)
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()

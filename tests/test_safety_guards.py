@@ -139,8 +139,46 @@ def test_knowing_less_never_loosens_a_verdict(fault, vitals):
         assert judge(fault, replace(vitals, age_s=math.inf), LIMITS) is not None
 
 
-@given(faults, situations)
-def test_one_refusal_is_enough(fault, vitals):
-    """The verdict is the conjunction: whatever is permitted, every single guard permits."""
-    if judge(fault, vitals, LIMITS) is None:
-        assert all(guard(fault, vitals, LIMITS) is None for guard in GUARDS)
+def with_target(fault: Fault, vitals: Vitals, **changes: object) -> tuple[Fault, Vitals]:
+    name = fault.target.name
+    return fault, replace(vitals, components={name: replace(vitals.components[name], **changes)})
+
+
+SPOILT = {
+    "fresh_data": lambda fault, vitals: (fault, replace(vitals, age_s=3.1)),
+    "right_cluster": lambda fault, vitals: (fault, replace(vitals, identity=Identity("c2", "staging"))),
+    "opted_in": lambda fault, vitals: with_target(fault, vitals, labels={}),
+    "not_quarantined": lambda fault, vitals: (fault, replace(vitals, quarantined=frozenset({fault.target.name}))),
+    "known_and_short": lambda fault, vitals: (replace(fault, duration_s=60.1), vitals),
+    "reversible": lambda fault, vitals: (replace(fault, kind="model.checkpoint_corrupt"), vitals),
+    "few_open": lambda fault, vitals: (fault, replace(vitals, open_faults=(replace(fault, target=Target("pair")),))),
+    "blast_radius": lambda fault, vitals: with_target(fault, vitals, ready=0, total=0),
+    "quiet": lambda fault, vitals: (fault, replace(vitals, firing_alerts=("a",))),
+    "steady_state": lambda fault, vitals: (fault, replace(vitals, unsteady=("x",))),
+}
+"""By guard: what is permitted, with the one thing changed that it is there for."""
+
+permitted = st.builds(
+    Fault, st.sampled_from(["pod.kill", "pod.pause"]), st.just(Target("web")), st.just(0.25), st.floats(0.1, 60.0)
+) | st.builds(
+    Fault,
+    st.sampled_from(["pod.kill", *(name for name, kind in CATALOGUE.items() if kind.reversible)]),
+    st.just(Target("single")),
+    st.sampled_from(LEVELS),
+    st.floats(0.1, 60.0),
+)
+
+
+@given(permitted, st.sets(st.sampled_from(list(SPOILT))))
+def test_one_refusal_is_enough(fault, spoilt):
+    """The verdict is the conjunction: what every single guard permits, and what one refuses nobody else lets pass."""
+    vitals = VITALS
+    assert set(SPOILT) == {guard.__name__ for guard in GUARDS}
+    assert [guard(fault, vitals, LIMITS) for guard in GUARDS] == [None] * len(GUARDS)
+    assert judge(fault, vitals, LIMITS) is None
+    for guard in GUARDS:
+        if guard.__name__ in spoilt:
+            fault, vitals = SPOILT[guard.__name__](fault, vitals)
+    refusals = [guard(fault, vitals, LIMITS) for guard in GUARDS]
+    assert {refusal.guard for refusal in refusals if refusal is not None} == spoilt
+    assert judge(fault, vitals, LIMITS) == next((refusal for refusal in refusals if refusal is not None), None)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -73,7 +73,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(prefix="backburn-test-")
+        memory = Path("/dev/shm")  # each entry of the journal would wait for the disk
+        self.folder = tempfile.TemporaryDirectory(prefix="backburn-test-", dir=memory if memory.is_dir() else None)
         at = Path(self.folder.name)
         self.clock, self.ids = ManualClock(), count()
         self.platform, self.guardian = Platform(), FakeGuardian()
@@ -278,6 +279,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestMachine.settings = settings(max_examples=60, stateful_step_count=40)

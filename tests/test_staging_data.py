@@ -107,7 +107,7 @@ def test_whatever_comes_in_is_read_or_refused(values) -> None:
 # ---- the log --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.binary(max_size=5).filter(lambda text: b"\n" not in text), max_size=6), max_size=12),
     st.integers(0, 11),

@@ -132,7 +132,7 @@ def test_a_masked_action_never_reaches_an_actuator(settings, tmp_path):
     world.close()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**16))
 def test_the_mask_is_what_the_door_would_say(seed):
     """On the states of random campaigns: whatever the mask allows is injected, and whatever it forbids is refused."""

@@ -93,7 +93,9 @@ def test_the_commands_are_those_of_the_program():
     help_text = subprocess.run(
         [sys.executable, "-m", "agent", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for command in re.findall(r"^backburn (\w+)", README, re.MULTILINE):
+    commands = re.findall(r"^backburn (\w+)", README, re.MULTILINE)
+    assert commands
+    for command in commands:
         assert command in help_text
 
 
