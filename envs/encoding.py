@@ -232,7 +232,7 @@ def _attributes(kind: FaultKind, level: float) -> list[float]:
         float(kind.scope == "component"),
         float(kind.reversible),
         float(kind.trigger is not None),
-        min(1.0, kind.duration_s / LONG_MIN),
+        min(1.0, kind.duration_s / 60.0),
         level,
     ]
 

@@ -197,6 +197,19 @@ def test_where_to_go_on_does_not_decide_whether_to_stop(pool):
     assert (tired > before + 0.9).all()
 
 
+def test_who_is_not_likely_to_stop_goes_on_however_many_share_what_is_left():
+    """One component in fifty is less likely than to stop, where that is as likely as one in twenty."""
+    many = pool_of(Generator((48, 64)), 8, seed=3)
+    policy, campaigns = new_policy(16, teacher=8), campaigns_on(many)
+    with torch.no_grad():
+        policy.network.log_sharpness.fill_(-20.0)
+        for stop, wanted in ((-3.0, False), (1.0, True)):
+            policy.network.stop.bias.fill_(stop)
+            actions = policy.choose(policy.looks_on(campaigns), deterministic=True)[0]
+            assert bool((actions == campaigns.stop).all()) is wanted
+            assert bool((actions == campaigns.stop).any()) is wanted
+
+
 def test_on_a_leash_the_entropy_says_how_far_it_has_strayed(pool):
     model, usual = device_ppo(pool), device_ppo(pool).policy
     usual.load_state_dict(model.policy.state_dict())

@@ -235,6 +235,33 @@ def test_whose_turn_it_is_is_no_choice_of_the_policys_and_said_to_be_none(pool):
         assert str(reason).startswith("never tried here, and so its turn; held to be" if turn else "held to be")
 
 
+def test_the_floor_goes_on_after_as_many_experiments_as_a_budget_counts(pool):
+    observation, campaigns = first_look(pool)
+    mask = campaigns.masks()[0].numpy()
+    observation["budget"][BUDGET_FEATURES.index("experiments")] = 1.0
+    arms = np.flatnonzero(mask[:-1])
+    policy = FlooredPolicy(Always(int(arms[0])))
+    turns = []
+    for tries in range(64, 80):
+        for arm, count in zip(arms, np.bincount(np.arange(tries) % 10, minlength=10), strict=False):
+            tell(observation, arm, tried=min(8, count) / 8)
+        turns.append(policy.gives_way(observation, mask))
+    assert 2 <= sum(turns) <= 3, turns
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_what_was_weak_is_tried_again_though_a_try_came_to_nothing_and_not_once_it_was_borne(pool, rival):
+    observation, campaigns = first_look(pool)
+    mask = campaigns.masks()[0].numpy()
+    action = int(np.flatnonzero(mask)[3])
+    policy = rival(np.random.default_rng(0))
+    tell(observation, action, tried=2 / 8, weakness=1 / 8)
+    assert policy.choose(observation, mask) == action
+    tell(observation, action, tried=3 / 8, resilient=1 / 8)
+    chosen = [policy.choose(observation, mask) for _ in range(20)]
+    assert chosen.count(action) < 10
+
+
 def test_every_sixth_choice_goes_to_a_kind_that_was_never_tried_until_there_is_none(pool):
     observation, campaigns = first_look(pool)
     mask, shape = campaigns.masks()[0].numpy(), observation["arms"].shape[:3]

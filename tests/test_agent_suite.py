@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -182,10 +184,50 @@ def test_a_file_of_incidents_of_ones_own_is_a_rival_like_any_other(tmp_path):
     assert "my-incidents" in json.loads((tmp_path / "it" / "benchmark.json").read_text())["plain"]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--minutes", 5), ("--seeds", 2), ("--seed", 3)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--minutes", 5), ("--seeds", 2), ("--seed", 3), ("--cluster", "local"), ("--replay", "it")]
+)
 def test_what_a_frozen_suite_fixes_cannot_be_chosen(tmp_path, option, value):
     told = backburn("benchmark", "--split", "iid", option, value, "--run-dir", tmp_path / "it")
     refused(told, 2, f"{option}: not with --split")
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        (("benchmark", "--cluster", "simulated", "--workers", 2), "--workers: only with --split"),
+        (("benchmark", "--replay", "it", "--plant", 3), "--plant: not with --replay"),
+        (
+            ("train", "--out", "it.safetensors", "--held-back", "--components", 6, 8),
+            "--components: not with --held-back",
+        ),
+        (("train", "--out", "it.safetensors", "--teacher", POSTERIOR), "--teacher: only with --algorithm ppo"),
+        (
+            ("train", "--out", "it.safetensors", "--held-back", "--algorithm", "ppo"),
+            "posterior.safetensors has seen what --held-back holds back",
+        ),
+    ],
+)
+def test_what_would_be_ignored_or_spoil_a_comparison_is_refused(command, complaint):
+    refused(backburn(*command), 2, complaint)
+
+
+def test_who_has_learnt_on_what_is_held_back_is_marked(tmp_path):
+    said = Console(file=io.StringIO(), width=200)
+    compare(["thompson", POSTERIOR], ["plain"], tmp_path, said, clusters=4, threads=1)
+    found = json.loads((tmp_path / "benchmark.json").read_text())["plain"]
+    assert {name for name, of in found.items() if not of["held_back"]} == {
+        "posterior",
+        "posterior as it ships",
+        "static posterior",
+    }
+    assert "posterior *" in said.file.getvalue()
+    assert "thompson *" not in said.file.getvalue()
+    without = asdict(suite.TRAINING)
+    assert not suite.has_seen_what_is_held_back(without)
+    assert suite.has_seen_what_is_held_back(without | {"without": ["freshness"]})
+    assert suite.has_seen_what_is_held_back(without | {"families": ["mesh"]})
+    assert suite.has_seen_what_is_held_back({})
 
 
 def test_bad_input_is_one_line(tmp_path):
@@ -193,6 +235,9 @@ def test_bad_input_is_one_line(tmp_path):
         makers_of(["magic"])
     with pytest.raises(BadInput, match="two policies are called 'posterior'"):
         makers_of([POSTERIOR, POSTERIOR])
+    shutil.copy(PACKAGED / "incidents.yaml", tmp_path / "random.yaml")
+    with pytest.raises(BadInput, match="two policies are called 'random'"):
+        makers_of([str(tmp_path / "random.yaml")])
     refused(
         backburn("benchmark", "--split", "iid,other", "--run-dir", tmp_path / "x"),
         2,

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from ..learning import suite
 from ..learning.arena import Chooser, floored, greedily, knowing, one_by_one, randomly, statically
 from ..learning.incident import IncidentPolicy, incidents_in
 from ..learning.policy import Policy, RoundRobinPolicy
-from ..learning.policy_file import PPO_SORT, read, record_of
+from ..learning.policy_file import PPO_SORT, learnt_on, read, record_of
 from ..learning.posterior import ArmNetwork
 from ..learning.ppo.choosing import preferring
 from ..learning.ppo.set_policy import SetPolicy
@@ -72,7 +72,7 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     for name in names:
         if is_path(name):
             trained = _trained(Path(name)) if not name.endswith(".yaml") else {Path(name).stem: [by(Path(name))]}
-            if found.keys() & trained.keys():
+            if (found.keys() | known.keys()) & trained.keys():
                 raise BadInput(
                     f"two policies are called {Path(name).stem!r}; allowed are files and folders of other names"
                 )
@@ -100,6 +100,16 @@ def _trained(path: Path) -> dict[str, list[Maker]]:
     if len({frozenset(variants) for variants in trainings}) > 1:
         raise BadInput(f"{path} holds policies of several sorts; allowed are trainings of one")
     return {name: [variants[name] for variants in trainings] for name in trainings[0]}
+
+
+def informed(names: Sequence[str]) -> set[str]:
+    """Returns which policies, by the names that `makers_of` gives them, have learnt on what the suite holds back."""
+    found: set[str] = set()
+    for path in (Path(name) for name in names if is_path(name) and not name.endswith(".yaml")):
+        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+            if suite.has_seen_what_is_held_back(learnt_on(file)):
+                found |= _learnt(file, path.stem).keys()
+    return found
 
 
 def _learnt(file: Path, name: str) -> dict[str, Maker]:
@@ -150,7 +160,7 @@ def compare(
         raise BadInput(f"--split {', '.join(unknown) or 'names none'}; allowed are {allowed}")
     if (out / "benchmark.json").exists():
         raise BadInput(f"{out} holds a benchmark already; choose another folder, nothing was overwritten")
-    makers = makers_of(names)
+    makers, knowing_more = makers_of(names), informed(names)
     reference = next(iter(makers))
     out.mkdir(parents=True, exist_ok=True)
     machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, torch {torch.__version__}"
@@ -169,12 +179,18 @@ def compare(
         of_split = {who: [_told(next(trials), who, console) for _ in each] for who, each in makers.items()}
         result = suite.result_of(split, of_split, clusters, reference)
         written[name] = {
-            policy: {**figure, **{what: int(figure[what]) for what in ("seeds", "clusters")}}
+            policy: {
+                **figure,
+                **{what: int(figure[what]) for what in ("seeds", "clusters")},
+                "held_back": policy not in knowing_more,
+            }
             for policy, figure in result.figures.items()
         }
-        console.print(_table(name, split, result, reference))
+        console.print(_table(name, split, result, reference, knowing_more))
         (out / f"{name}.svg").write_text(picture(result.curves, f"{name}: differs {split.differs}"), encoding="utf-8")
         _write(out / "benchmark.json", written)
+    if knowing_more:
+        console.print("* has learnt on forms of graph and kinds of weakness that are new to others", style="dim")
     console.print(f"written to {out}")
 
 
@@ -192,14 +208,14 @@ def _told(trial: suite.Trial, who: str, console: Console) -> suite.Trial:
     return trial
 
 
-def _table(name: str, split: suite.Split, result: suite.Result, reference: str) -> Table:
+def _table(name: str, split: suite.Split, result: suite.Result, reference: str, knowing_more: Collection[str]) -> Table:
     title = f"{name}: differs {split.differs}; a random experiment shows something in {result.hit_rate:.1%}"
     columns = ("policy", "trained", "area (random 0, oracle 1)", "95 %", f"ahead of {reference}", "95 %")
     shown = Table(*columns, "severity", "weaknesses", "false", "masked", "ms", title=title)
     ordered: list[tuple[str, Mapping[str, float]]] = sorted(result.figures.items(), key=lambda item: -item[1]["auc"])
     for policy, of in ordered:
         shown.add_row(
-            policy,
+            f"{policy} *" if policy in knowing_more else policy,
             f"{of['seeds']:.0f}x",
             f"{of['auc']:.3f}",
             f"{of['low']:.3f} to {of['high']:.3f}",

@@ -175,7 +175,7 @@ def greedily(network: ArmNetwork, *, learns: bool = False) -> Chooser:
 def statically(network: ArmNetwork) -> Chooser:
     """Returns the policy that takes best bets by what a network thought of a cluster before anything was tried.
 
-    What was confirmed is left alone, and so is what was tried twice and is not confirmed: no more is learnt.
+    What was confirmed is left alone, and so is what was tried and showed nothing: no more is learnt.
     """
     first: dict[int, torch.Tensor] = {}
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.encoding import BUDGET_FEATURES, observed
+from envs.history import MANY
 
 from .policy import Mask, Observation, Policy
 
@@ -52,6 +53,8 @@ class FlooredPolicy:
     def _whose_turn(self, observation: Observation, mask: Mask) -> npt.NDArray[np.intp]:
         """Returns the allowed experiments of kinds that were tried on no component, if it is their turn."""
         so_far = round(_COUNTED_TO * float(observation["budget"][BUDGET_FEATURES.index("experiments")]))
+        if so_far >= _COUNTED_TO:  # as far as that goes; how often each arm was tried goes on
+            so_far = round(MANY * float(observed(observation, "tried").sum()))
         if so_far % self._every != self._every - 1:
             return np.array([], dtype=np.intp)
         tried: npt.NDArray[np.bool_] = np.any(observed(observation, "tried") > 0, axis=(0, 2), keepdims=True)

@@ -131,6 +131,17 @@ def _complaint(key: str, theirs: object, ours: object) -> str:
     return f"is of {key} version {theirs!r}; allowed is version {ours}"
 
 
+def learnt_on(path: Path) -> dict[str, Any]:
+    """Returns how the clusters were drawn on which a policy has learnt, empty where its record does not say.
+
+    Raises:
+        BadInput: as `record_of`.
+    """
+    training = record_of(path).get("training")
+    generator = training.get("generator") if isinstance(training, dict) else None
+    return generator if isinstance(generator, dict) else {}
+
+
 def record_of(path: Path) -> dict[str, Any]:
     """Returns what the JSON beside a policy says.
 

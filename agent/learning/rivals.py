@@ -124,7 +124,12 @@ def _flat(observation: Observation, name: str) -> npt.NDArray[np.float64]:
 
 
 def unconfirmed(observation: Observation, mask: Mask) -> int | None:
-    """Returns an allowed experiment that has shown a weakness each time, and is not confirmed."""
-    tried, weak, confirmed = (_flat(observation, name) for name in ("tried", "weakness", "confirmed"))
-    promising = mask[:-1] & (weak > 0) & (weak == tried) & (confirmed == 0)
+    """Returns an allowed experiment that has shown a weakness, was never borne, and is not confirmed.
+
+    What came to nothing or stayed undecided has shown nothing either way; there is an end to it after eight tries.
+    """
+    tried, weak, borne, confirmed = (
+        _flat(observation, name) for name in ("tried", "weakness", "resilient", "confirmed")
+    )
+    promising = mask[:-1] & (weak > 0) & (borne == 0) & (confirmed == 0) & (tried < MANY)
     return int(promising.argmax()) if promising.any() else None

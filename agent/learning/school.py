@@ -35,13 +35,13 @@ from .arena import (
 )
 from .incident import IncidentPolicy, incidents_in
 from .policy import RoundRobinPolicy
-from .policy_file import Network, read, record_of, store
+from .policy_file import Network, learnt_on, read, record_of, store
 from .posterior import ArmNetwork
 from .ppo.choosing import preferring
 from .ppo.practice import FolderKeeper, Practice, Standing, practised
 from .ppo.set_policy import SetPolicy
 from .rivals import GeneticPolicy, UcbPolicy
-from .suite import ASIDE_SEED, SEED
+from .suite import ASIDE_SEED, LUCK_SEED, SEED, has_seen_what_is_held_back
 from .thompson import ThompsonPolicy
 from .train import Lessons, Progress, taught
 
@@ -123,10 +123,16 @@ def train_ppo(
         ray_address: of the Ray cluster that they run on; one of our own on this host if not given.
 
     Raises:
-        BadInput: as `train`, or the teacher cannot be read, or the folder holds another training.
+        BadInput: as `train`, or the teacher cannot be read or has seen what these clusters hold back, or the folder
+            holds another training.
     """
     _require(path, device if ray_address is None else "cpu", practice.seed)  # workers elsewhere have cards of their own
     network = read(teacher, ArmNetwork)
+    if has_seen_what_is_held_back(learnt_on(teacher)) and not has_seen_what_is_held_back(asdict(generator)):
+        raise BadInput(
+            f"--teacher {teacher} has seen what --held-back holds back; "
+            "allowed is one that `backburn train --held-back` wrote"
+        )
     torch.set_num_threads(threads)
     began_s = time.monotonic()
     origin = {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]}
@@ -203,7 +209,7 @@ def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str,
         "oracle": knowing,
     }
     tallies: dict[str, Tally] = {
-        name: tallied(choose, pool, budget_min=_BUDGET_MIN, seed=SEED) for name, choose in everybody.items()
+        name: tallied(choose, pool, budget_min=_BUDGET_MIN, seed=LUCK_SEED) for name, choose in everybody.items()
     }
     return compared({name: [tally] for name, tally in tallies.items()})
 

@@ -6,6 +6,7 @@ tens of numbers out of a thousand, and lets arms be told apart by attributes alo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -95,7 +96,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         z, whole = self.network.encoded(looks)
         n, c, m = looks.open.shape
         of_component = self.network.component_logits(z, whole, looks, looks.bets.amax(-1))
-        component = _drawn(of_component, deterministic)
+        component = _first_choice(of_component, deterministic)
         stops = component == c
         kept = looks.at(torch.where(stops, 0, component))
         kept = kept if outlook is None else kept._replace(outlook=outlook)
@@ -224,6 +225,18 @@ def _drawn(log_prob: torch.Tensor, deterministic: bool) -> torch.Tensor:
         return log_prob.argmax(-1)
     noise = -torch.log(-torch.log(torch.rand_like(log_prob).clamp(1e-10, 1.0 - 1e-7)))
     return (log_prob + noise).argmax(-1)
+
+
+def _first_choice(log_prob: torch.Tensor, deterministic: bool) -> torch.Tensor:
+    """Draws a component or, last, to stop; or takes the likeliest component unless it is likelier to stop than not.
+
+    Whether to stop is one choice and where to go on another: the more components share what is left, the less likely
+    is each of them, and that must not end a campaign.
+    """
+    if not deterministic:
+        return _drawn(log_prob, deterministic)
+    stop = log_prob.shape[1] - 1
+    return torch.where(log_prob[:, stop] > math.log(0.5), stop, log_prob[:, :stop].argmax(-1))
 
 
 def _spread(log_prob: torch.Tensor, usual: torch.Tensor) -> torch.Tensor:
