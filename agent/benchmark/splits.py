@@ -21,20 +21,18 @@ from actuators.errors import BadInput
 from ..learning import suite
 from ..learning.arena import Chooser, floored, greedily, knowing, one_by_one, randomly, statically
 from ..learning.incident import IncidentPolicy, incidents_in
-from ..learning.policy import Policy, RoundRobinPolicy
+from ..learning.policy import Policy
 from ..learning.policy_file import PPO_SORT, learnt_on, read, record_of
 from ..learning.posterior import ArmNetwork
 from ..learning.ppo.choosing import preferring
 from ..learning.ppo.set_policy import SetPolicy
-from ..learning.rivals import GeneticPolicy, UcbPolicy
-from ..learning.thompson import ThompsonPolicy
-from ..settings import PACKAGED
+from ..learning.unlearned import UNLEARNED
 from .curves import picture
 from .sharing import done
 
 SCHEMA_VERSION = 2
 _BOUNDS = ("random", "oracle")
-RIVALS: Final[Sequence[str]] = ("round_robin", "ucb", "genetic", "incident", "thompson")
+RIVALS: Final[Sequence[str]] = tuple(name for name in UNLEARNED if name not in _BOUNDS)
 
 Maker = Callable[[int], Chooser]
 
@@ -60,13 +58,9 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
         return each(lambda random: IncidentPolicy(incidents, random))
 
     known: dict[str, Maker] = {
+        **{name: each(make) for name, make in UNLEARNED.items()},
         "random": lambda count: randomly(0),
         "oracle": lambda count: knowing,
-        "round_robin": each(lambda random: RoundRobinPolicy()),
-        "ucb": each(UcbPolicy),
-        "genetic": each(GeneticPolicy),
-        "incident": by(PACKAGED / "incidents.yaml"),
-        "thompson": each(ThompsonPolicy),
     }
     found: dict[str, list[Maker]] = {}
     for name in names:

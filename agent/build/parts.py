@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,18 +82,12 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
     """
     from ..learning.floor import FlooredPolicy
     from ..learning.incident import IncidentPolicy, incidents_in
-    from ..learning.policy import RandomPolicy, RoundRobinPolicy
     from ..learning.policy_file import policy_in
-    from ..learning.rivals import GeneticPolicy, UcbPolicy
-    from ..learning.thompson import ThompsonPolicy
+    from ..learning.unlearned import UNLEARNED
 
     makers: Mapping[str, Callable[[], Policy]] = {
-        "random": lambda: RandomPolicy(random),
-        "round_robin": RoundRobinPolicy,
-        "ucb": lambda: UcbPolicy(random),
-        "genetic": lambda: GeneticPolicy(random),
-        "incident": lambda: IncidentPolicy(incidents_in(PACKAGED / "incidents.yaml"), random),
-        "thompson": lambda: FlooredPolicy(ThompsonPolicy(random)),
+        **{each: partial(make, random) for each, make in UNLEARNED.items()},
+        "thompson": lambda: FlooredPolicy(UNLEARNED["thompson"](random)),
         "posterior": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "posterior.safetensors")),
         "ppo": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "ppo.safetensors")),
     }

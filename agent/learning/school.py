@@ -19,7 +19,6 @@ from actuators.errors import BadInput
 from envs.simulator.pool import Pool, pool_of
 from envs.simulator.structure import Generator
 
-from ..settings import PACKAGED
 from .arena import (
     Chooser,
     Tally,
@@ -33,17 +32,14 @@ from .arena import (
     statically,
     tallied,
 )
-from .incident import IncidentPolicy, incidents_in
-from .policy import RoundRobinPolicy
 from .policy_file import Network, learnt_on, read, record_of, store
 from .posterior import ArmNetwork
 from .ppo.choosing import preferring
 from .ppo.practice import FolderKeeper, Practice, Standing, practised
 from .ppo.set_policy import SetPolicy
-from .rivals import GeneticPolicy, UcbPolicy
 from .suite import ASIDE_SEED, LUCK_SEED, SEED, has_seen_what_is_held_back
-from .thompson import ThompsonPolicy
 from .train import Lessons, Progress, taught
+from .unlearned import UNLEARNED
 
 _CLUSTERS = 4096
 _HELD_OUT = 128
@@ -197,14 +193,12 @@ def held_out(choosers: Mapping[str, Chooser], generator: Generator) -> dict[str,
         generator: of the clusters.
     """
     pool = pool_of(generator, _HELD_OUT, seed=SEED)
-    known = incidents_in(PACKAGED / "incidents.yaml")
     everybody: dict[str, Chooser] = {
+        **{
+            name: one_by_one([make(np.random.default_rng(seed)) for seed in range(_HELD_OUT)])
+            for name, make in UNLEARNED.items()
+        },
         "random": randomly(0),
-        "round_robin": one_by_one([RoundRobinPolicy()] * _HELD_OUT),
-        "ucb": one_by_one([UcbPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
-        "genetic": one_by_one([GeneticPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
-        "incident": one_by_one([IncidentPolicy(known, np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
-        "thompson": one_by_one([ThompsonPolicy(np.random.default_rng(seed)) for seed in range(_HELD_OUT)]),
         **choosers,
         "oracle": knowing,
     }
