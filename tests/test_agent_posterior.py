@@ -24,7 +24,8 @@ from agent.settings import PACKAGED
 from envs import encoding
 from envs.encoding import ROLES
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
-from envs.simulator.pool import KINDS, pool_of
+from envs.simulator.faults import KINDS
+from envs.simulator.pool import pool_of
 from envs.simulator.structure import Generator
 from tests.test_agent_cli import backburn, refused
 

@@ -23,7 +23,7 @@ from .floor import EVERY
 from .head import Head
 from .policy import Policy
 from .posterior import ArmNetwork, best_bets, odds_of
-from .worth import worth_of
+from .worth import missing_tries, worth_on
 
 Chooser: TypeAlias = Callable[[Campaigns], torch.Tensor]
 """From campaigns to one action for each, int64, shape (B,)."""
@@ -150,10 +150,13 @@ def randomly(seed: int) -> Chooser:
 
 
 def knowing(campaigns: Campaigns) -> torch.Tensor:
-    """The oracle: knows which arms would show now that something else is missing, and takes the best bet."""
-    state, allowed = campaigns.state, campaigns.masks()[:, :-1]
-    truth = campaigns.would_pay().float().view(state.available.shape)
-    worth = worth_of(state.components, Arms(state.arms, state.history), truth, knows_gaps=True).flatten(1)
+    """The oracle: knows what every arm would show now, how grave that is and what it costs; takes the best per minute.
+
+    It is greedy, and so no upper bound in the strict sense.
+    """
+    allowed = campaigns.masks()[:, :-1]
+    arms = Arms(campaigns.state.arms, campaigns.state.history)
+    worth = campaigns.would_earn() / (campaigns.would_cost() * missing_tries(arms).flatten(1))
     return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
 
 
@@ -185,7 +188,7 @@ def statically(network: ArmNetwork) -> Chooser:
             first[0] = odds_of(network, around, allowed)
         tried, showed = (around.arms.known(name).flatten(1) for name in ("tried", "weakness"))
         odds = torch.where((tried > 0) & (showed == 0), 0.01 * first[0], first[0])
-        worth = worth_of(around.components, around.arms, odds.view(campaigns.state.available.shape)).flatten(1)
+        worth = worth_on(around, odds).flatten(1)
         return torch.where(allowed.any(1), worth.masked_fill(~allowed, -1.0).argmax(1), campaigns.stop)
 
     return choose

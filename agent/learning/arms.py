@@ -94,6 +94,7 @@ class Surroundings:
     Attributes:
         components: features, shape (B, C, len(COMPONENT_FEATURES)).
         arms: what is seen of every arm.
+        lately: how lately components were hit, 1 just now and 0 an hour ago, shape (B, C).
 
     Args:
         components: see above.
@@ -101,7 +102,7 @@ class Surroundings:
         budget: shape (B, len(BUDGET_FEATURES)).
         arms: see above.
         kinds: what is known of kinds on components, all levels together, shape (B, C, K) each.
-        lately: how lately components were hit, 1 just now and 0 an hour ago, shape (B, C).
+        lately: see above.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Surroundings:
         kinds: Mapping[str, torch.Tensor],
         lately: torch.Tensor,
     ) -> None:
-        self.components, self.arms, self._budget = components, arms, budget
+        self.components, self.arms, self.lately, self._budget = components, arms, lately, budget
         role = components[..., :_ROLES]
         inside = role.sum(-1)
         family = arms.family

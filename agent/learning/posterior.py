@@ -15,7 +15,7 @@ from torch import nn
 from .arms import ARM_INPUTS, Surroundings
 from .head import Head
 from .policy import Mask, Observation, require_sense
-from .worth import worth_of
+from .worth import worth_on
 
 _BLOCK = 4096
 """Arms that a processor looks at together: as many as its caches hold. A GPU looks at all of them."""
@@ -81,7 +81,7 @@ def best_bets(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, he
     """
     allowed = masks[:, :-1]
     odds = believed(network, around, allowed, head)
-    worth = worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4])).flatten(1)
+    worth = worth_on(around, odds).flatten(1)
     best = worth.masked_fill(~allowed, -1.0).argmax(1)
     return torch.where(allowed.any(1), best, masks.shape[1] - 1)
 

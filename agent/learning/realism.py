@@ -20,7 +20,8 @@ from actuators.catalogue import LEVELS
 from actuators.errors import BadInput
 from envs.encoding import COMPONENT_FEATURES
 from envs.protections import ALL_ROLES, OTHER
-from envs.simulator.pool import KINDS, Pool, pool_of
+from envs.simulator.faults import KINDS
+from envs.simulator.pool import Pool, pool_of
 from envs.simulator.structure import Generator
 
 from ..findings.report import load_run

@@ -19,7 +19,7 @@ from envs.simulator.pool import Pool
 
 from .arms import Surroundings
 from .posterior import ArmNetwork, odds_of
-from .worth import worth_of
+from .worth import worth_on
 
 _TRIED_WEIGH = 16.0
 """How much more often arms that were tried are learnt from: whether to try one again is decided every time."""
@@ -126,7 +126,7 @@ def _choices(
 ) -> torch.Tensor:
     """Returns the best bets, but for some that stray."""
     odds = odds_of(network, around, allowed)
-    worth = worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4])).flatten(1)
+    worth = worth_on(around, odds).flatten(1)
     worth = worth.masked_fill(~allowed, -1.0)
     best = worth.argmax(1)
     any_allowed = torch.multinomial(allowed.float() + 1e-12, 1, generator=random).squeeze(1)

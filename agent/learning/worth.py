@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from envs.encoding import COMPONENT_FEATURES, ROLES
+from envs.history import LONG_MIN
 
-from .arms import Arms
+from .arms import Arms, Surroundings
 
 OVERHEAD_MIN = 0.5
 """What an experiment costs beside the time in force: reference and post windows, recovery."""
@@ -20,6 +21,9 @@ _SAME_FAMILY, _ANOTHER_FAMILY = 0.15, 0.5
 """Worth of another kind of fault for each that is confirmed on this role: mostly it is the same protection that is
 missing, seen from another side. Chosen on simulated clusters that no comparison uses: with one or the other, the
 posterior-greedy policy finds a quarter more gaps in the same minutes than without."""
+
+_COOLS_MIN = 2.0
+"""For how long a component that was hit may make the next experiment on it wait."""
 
 _AGAIN = 0.9
 """Odds that an arm that was weak once is so again."""
@@ -37,31 +41,59 @@ def worth_per_minute(seen: Mapping[str, torch.Tensor], odds: torch.Tensor) -> to
     Returns:
         Severity per minute, shape (B, C, K, L).
     """
-    return worth_of(seen["components"], Arms.of(seen), odds)
+    arms = Arms.of(seen)
+    return worth_of(seen["components"], arms, odds, lately_of(arms))
 
 
-def worth_of(components: torch.Tensor, arms: Arms, odds: torch.Tensor, *, knows_gaps: bool = False) -> torch.Tensor:
+def lately_of(arms: Arms) -> torch.Tensor:
+    """Returns how lately components were hit, 1 just now and 0 an hour ago, shape (B, C); of arms as they are seen."""
+    return 1.0 - arms.known("minutes_since").amin((-1, -2))
+
+
+def worth_on(around: Surroundings, odds: torch.Tensor) -> torch.Tensor:
+    """Returns the same of what is around arms; odds of shape (B, A)."""
+    return worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4]), around.lately)
+
+
+def worth_of(components: torch.Tensor, arms: Arms, odds: torch.Tensor, lately: torch.Tensor) -> torch.Tensor:
     """Returns the same for what is seen in parts; see `arms.Surroundings`.
 
     Args:
         components: features.
         arms: what is seen of every arm.
         odds: that arms are weak.
-        knows_gaps: whether odds are those of a new gap, so that nobody has to guess what shows the same one.
+        lately: how lately components were hit, see `lately_of`.
     """
-    weak, evidence, confirmed = (arms.known(name) for name in ("weakness", "evidence", "confirmed"))
-    duration = arms.attribute("duration_min")
+    weak, confirmed = (arms.known(name) for name in ("weakness", "confirmed"))
     dependents = components[..., COMPONENT_FEATURES.index("dependents_share")]
-    severity = 0.5 + 0.5 * dependents[..., None, None]
-    # Evidence is measured in confirmations; each replicate that shows the weakness again adds about half of one.
-    missing = (2.0 * (1.0 - evidence)).ceil().clamp(1.0, 4.0)
-    chance = odds * torch.where(weak > 0, _AGAIN, odds) ** (missing - 1.0)
-    worth = severity * chance / ((duration + OVERHEAD_MIN) * missing)
+    gateway = components[..., COMPONENT_FEATURES.index("role_gateway")]
+    # Users depend on most that anybody depends on; on what nobody waits for, half as much hangs.
+    severity = torch.where((dependents > 0) | (gateway > 0), 1.0, 0.5)[..., None, None]
+    missing = missing_tries(arms)
+    chance = odds * _AGAIN ** (missing - 1.0)
+    # A first try that shows nothing is the last one.
+    tries = 1.0 + torch.where(weak > 0, 1.0, odds) * (missing - 1.0)
+    worth = severity * chance / (arms.attribute("duration_min") + OVERHEAD_MIN + _waiting(lately)) / tries
     role = components[..., : len(ROLES) + 1]
-    if not knows_gaps:
-        known = ((role @ (role.transpose(1, 2) @ confirmed.amax(-1))) > 0).float()
-        family = (known @ arms.family) @ arms.family.T - known
-        others = known.sum(-1, keepdim=True) - known - family
-        discount = torch.where(known > 0, _SIBLING_WORTH, 1.0) * _SAME_FAMILY**family * _ANOTHER_FAMILY**others
-        worth = worth * discount[..., None]
-    return torch.where(confirmed > 0, 0.0, worth)
+    known = ((role @ (role.transpose(1, 2) @ confirmed.amax(-1))) > 0).float()
+    family = (known @ arms.family) @ arms.family.T - known
+    others = known.sum(-1, keepdim=True) - known - family
+    discount = torch.where(known > 0, _SIBLING_WORTH, 1.0) * _SAME_FAMILY**family * _ANOTHER_FAMILY**others
+    return torch.where(confirmed > 0, 0.0, worth * discount[..., None])
+
+
+def missing_tries(arms: Arms) -> torch.Tensor:
+    """Returns how many replicates a weakness still takes to be confirmed, shape (B, C, K, L).
+
+    Evidence is measured in confirmations; each replicate that shows the weakness again adds about half of one.
+    """
+    return (2.0 * (1.0 - arms.known("evidence"))).ceil().clamp(1.0, 4.0)
+
+
+def _waiting(lately: torch.Tensor) -> torch.Tensor:
+    """Returns for how many minutes components are expected to cool down, shape (B, C, 1, 1).
+
+    Any time up to `_COOLS_MIN` is as likely, and so after m minutes (_COOLS_MIN - m)^2 / (2 _COOLS_MIN) are left.
+    """
+    left = (_COOLS_MIN - LONG_MIN * (1.0 - lately)).clamp(min=0.0)
+    return (left**2 / (2.0 * _COOLS_MIN))[..., None, None]

@@ -20,19 +20,22 @@ from actuators.catalogue import CATALOGUE, LEVELS
 from ..chaos import Reward
 from ..encoding import BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, ClusterState, arm_attributes
 from ..history import BY_KIND, IN_ROLE, LONG_MIN, Shown, Told, after, by_kind, never_tried
-from .pool import KINDS, TRUTH, WEAKNESSES, Pool
+from .faults import KINDS
+from .pool import TRUTH, WEAKNESSES, Pool
 
 ARMS_OF_ONE: Final = len(KINDS) * len(LEVELS)
 """Arms of one component."""
 
 MOST_EXPERIMENTS: Final = 64
-"""A campaign ends after so many, whatever is left of its minutes."""
+"""A campaign ends after so many, refused ones included, whatever is left of its minutes."""
 
 OUTLOOK: Final = ("severity", "gaps", "first", "second", "third")
 """What is left to be found: all of it together, how many gaps, and the three gravest."""
 
 _UNITS = 80
 _ALPHA = 0.05
+_UNUSUAL, _UNUSUAL_SD = 0.06, 0.035
+"""How unusual a component looks while nothing happens: the highest of some series' z, of which 20 count as one."""
 _RECENT_H = 5.0 / LONG_MIN
 _LAST_TRY = -1.0
 _READY, _PRESENT = COMPONENT_FEATURES.index("ready_share"), COMPONENT_FEATURES.index("present_z")
@@ -44,6 +47,7 @@ _CHANGING = (
     "budget_min",
     "spent_min",
     "experiments",
+    "refused",
     "confirmed",
     "hit_at_h",
     "by_kind",
@@ -63,7 +67,7 @@ class Step:
     Attributes:
         shown: the evidence.
         p: p-values; 1 where the experiment came to nothing.
-        reward: as on a real cluster.
+        reward: as on a real cluster, but that true severities count: what is confirmed falsely pays nothing.
         over: whether the campaign ended with it; where campaigns restart, the state is that of the next one already.
         found: severity of what was shown to be missing just now, for the first time; 0 if nothing was.
         false: whether something was confirmed that is no weakness.
@@ -95,6 +99,7 @@ class Campaigns:
         budget_min: minutes of each campaign, shape (B,).
         spent_min: minutes spent, shape (B,).
         experiments: how many there were, shape (B,).
+        refused: how many were refused, shape (B,); whoever asks for nothing else comes to an end as well.
         confirmed: how much was shown to be missing, shape (B,).
 
     Args:
@@ -137,6 +142,7 @@ class Campaigns:
         self.budget_min = torch.ones(count, device=device)
         self.spent_min = torch.zeros(count, device=device)
         self.experiments = torch.zeros(count, device=device)
+        self.refused = torch.zeros(count, device=device)
         self.confirmed = torch.zeros(count, device=device)
         self._paid = torch.zeros((count, WEAKNESSES), dtype=torch.bool, device=device)
         self.hit_at_h = torch.full((count, places), _LAST_TRY, device=device)
@@ -220,6 +226,18 @@ class Campaigns:
         known = self._paid.gather(1, self.pool.truth[self.cluster][..., _T["weakness"]].long())
         return self.would_show() & ~known
 
+    def would_cost(self) -> torch.Tensor:
+        """Returns minutes that experiments would take now, shape (B, A); the simulator's truth, as `would_show`."""
+        truth = self.pool.truth[self.cluster]
+        cooling = _cooling_min(self.hit_at_h, self.pool.cooldown_min[self.cluster], self.state.now_h[:, None])
+        of_component = cooling, self.pool.recover_min[self.cluster]
+        waiting, recovering = (of.repeat_interleave(ARMS_OF_ONE, 1) for of in of_component)
+        return truth[..., _T["cost_min"]] + waiting + torch.where(self.would_show(), recovering, 0.0)
+
+    def would_earn(self) -> torch.Tensor:
+        """Returns severities of what `would_pay`, 0 for other arms, shape (B, A); the simulator's truth."""
+        return torch.where(self.would_pay(), self.pool.truth[self.cluster][..., _T["severity"]], 0.0)
+
     def outlook(self) -> torch.Tensor:
         """Returns what is left to be found, shape (B, len(OUTLOOK)).
 
@@ -266,6 +284,7 @@ class Campaigns:
         self.state.now_h.copy_(now_h)
         self.spent_min += shown.cost_min
         self.experiments += acts
+        self.refused += ~acts & ~stops
         self._touch(component, acts, shown)
 
         number = truth[:, _T["weakness"]].long()
@@ -276,7 +295,8 @@ class Campaigns:
         intensity = self._intensity[arm % len(LEVELS)]
         prices = self._reward.per_minute * shown.cost_min + self._reward.blast * intensity
         reward = found - torch.where(acts, prices, 0.0)
-        over = stops | (self.spent_min >= self.budget_min) | (self.experiments >= MOST_EXPERIMENTS)
+        asked = self.experiments + self.refused
+        over = stops | (self.spent_min >= self.budget_min) | (asked >= MOST_EXPERIMENTS)
         step = Step(shown, p, reward, over, found, newly & ~weak, weak & acts, ~acts & ~stops)
         self._tell_budget()
         if self._restarts:
@@ -310,13 +330,14 @@ class Campaigns:
         told = torch.where(invalid, Told.NOTHING, told)
         e_value = 0.5 / p.sqrt()
         e_value = torch.where(broken, e_value, e_value.clamp(max=1.0))
-        e_value = torch.where(told == Told.NOTHING, 1.0, e_value)
+        e_value = torch.where((told == Told.NOTHING) | (broken & (told == Told.UNDECIDED)), 1.0, e_value)
         wobble = 0.2 * (luck[:, 4] - 0.5)
         anomaly = torch.where(told == Told.WEAKNESS, (truth[:, _T["anomaly_score"]] + wobble).clamp(0.05, 1.0), 0.0)
-        effect = torch.where(invalid, 0.0, (truth[:, _T["effect"]] + 0.5 * wobble).clamp(0.0, 1.0))
-        waiting_min = (
-            self.hit_at_h[self._row, component] + pool.cooldown_min[cluster, component] / LONG_MIN - self.state.now_h
-        ).clamp(min=0.0) * LONG_MIN
+        moved = truth[:, _T["effect"]]
+        effect = torch.where(invalid | (moved == 0.0), 0.0, (moved + 0.5 * wobble).clamp(0.0, 1.0))
+        waiting_min = _cooling_min(
+            self.hit_at_h[self._row, component], pool.cooldown_min[cluster, component], self.state.now_h
+        )
         cost = truth[:, _T["cost_min"]] + waiting_min + torch.where(shows, pool.recover_min[cluster, component], 0.0)
         told = torch.where(acts, told, Told.NOTHING)
         shown = Shown(
@@ -375,14 +396,14 @@ class Campaigns:
         luck = torch.rand(len(rows), generator=self._random, device=self.device)
         self.cluster[rows] = clusters
         self.budget_min[rows] = low + (high - low) * luck
-        for counter in (self.spent_min, self.experiments, self.confirmed, self.state.now_h):
+        for counter in (self.spent_min, self.experiments, self.refused, self.confirmed, self.state.now_h):
             counter[rows] = 0.0
         self._paid[rows] = False
         self.hit_at_h[rows] = _LAST_TRY
         self._was_hit[rows] = 0
         components = self.pool.components[clusters]
         luck = torch.randn(components.shape[:2], generator=self._random, device=self.device)
-        present = (components[..., _PRESENT] + 0.02 * luck).clamp(-1.0, 1.0)
+        present = (_UNUSUAL + _UNUSUAL_SD * luck).clamp(-1.0, 1.0)
         components[..., _PRESENT] = torch.where(components[..., _READY] > 0, present, 0.0)
         self.state.components[rows] = components
         self.state.graph[rows] = self.pool.graph[clusters]
@@ -400,6 +421,11 @@ class Campaigns:
         budget[:, _SPENT["left_hours"]] = (left / 60.0).clamp(max=1.0)
         budget[:, _SPENT["experiments"]] = (self.experiments / 64.0).clamp(max=1.0)
         budget[:, _SPENT["confirmed"]] = (self.confirmed / 16.0).clamp(max=1.0)
+
+
+def _cooling_min(hit_at_h: torch.Tensor, cooldown_min: torch.Tensor, now_h: torch.Tensor) -> torch.Tensor:
+    """Returns for how long components still have to cool down, minutes; what was never hit is cool."""
+    return (hit_at_h + cooldown_min / LONG_MIN - now_h).clamp(min=0.0) * LONG_MIN
 
 
 def _latent_by_trigger() -> torch.Tensor:

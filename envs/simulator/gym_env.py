@@ -171,4 +171,9 @@ def _actions(actions: npt.NDArray[np.int64], stop: int) -> torch.Tensor:
 
 def _told(step: Step) -> dict[str, torch.Tensor]:
     """Returns what an experimenter would learn of an experiment beside the observation."""
-    return {"cost_min": step.shown.cost_min, "p": step.p, "confirmed": step.found + step.false, "refused": step.refused}
+    return {
+        "cost_min": step.shown.cost_min,
+        "p": step.p,
+        "confirmed": (step.found > 0) | step.false,
+        "refused": step.refused,
+    }

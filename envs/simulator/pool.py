@@ -12,16 +12,13 @@ from typing import Final
 
 import torch
 
-from actuators.catalogue import CATALOGUE, LEVELS, instances_hit
-from actuators.fault_kind import FaultKind
-from safety.limits import Limits
+from actuators.catalogue import CATALOGUE
 
 from ..encoding import COMPONENT_FEATURES, ROLES
 from ..protections import ALL_ROLES, PROTECTIONS, SHIELD, need
-from . import graphs
+from . import faults, graphs
+from .faults import KINDS, REPLICAS
 from .structure import FAMILIES, Generator
-
-KINDS: Final = tuple(CATALOGUE)
 
 TRUTH: Final = (
     "shows",
@@ -52,29 +49,17 @@ _LISTED_AND_NOT: Final = len(PROTECTIONS) + 1
 WEAKNESSES: Final = len(ALL_ROLES) * _LISTED_AND_NOT
 """How many numbers there are for what may be missing; the last one of every role is for what is in no list."""
 
-_REPLICAS = torch.tensor([1, 2, 3, 4, 6, 8])
 _REPLICAS_ODDS = torch.tensor([0.40, 0.25, 0.12, 0.13, 0.05, 0.05])
 _ROLE_ODDS = {"gateway": 1.0, "model-server": 3.0, "feature-store": 2.0, "trainer": 2.0, "stream": 1.5}
 _LAYERS = ("gateway", "model-server", "trainer", "feature-store", "other", "feature-pipeline", "stream")
-_CAPABILITIES = {
-    "Nodes": ("model-server", "trainer"),
-    "Datasets": ("stream",),
-    "Checkpoints": ("trainer",),
-    "Registry": ("model-server",),
-    "Gpus": ("trainer",),
-}
 _HAVE_A_GPU = 0.6
+_TRAINERS_CALLED = 0.2
 _PRACTICE, _TEMPLATE, _TEAM, _SHARED_MEAN = 3.0, 1.5, 2.0, -1.5
 """What all components of a cluster, those of one role and those of one team have in common, in log-odds: most of why a
 protection is absent. Who has no retry budget here has none elsewhere: one library, one template, one habit. With the
 mean, one in seven of all permitted experiments would show something."""
 _NEED_OF_A_DEPENDENCY = 0.15
 _FLIPPING = 0.08
-_OF_ITS_FAMILY, _OF_ANOTHER, _ON_A_ROLE, _ON_ONE_OF_IT = 0.6, 0.05, 0.35, 0.8
-"""Odds that what is in no list answers a kind of fault of its own family, and of another; that a role needs it; that a
-component of that role lacks it."""
-_LIMITS = Limits(max_instances=1, max_share=0.25)
-"""The blast radius of the packaged settings."""
 
 _SETTLED_S, _POST_S = 11.0, 6.0
 """Beside the time in force: half a reference, until promises are settled, and the windows after."""
@@ -177,10 +162,13 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
     role = _roles(n, places, inside, random)
     forms = torch.tensor([FAMILIES.index(form) for form in generator.families])
     graph = graphs.drawn(sizes, forms[torch.randint(len(forms), (n,), generator=random)], places, random)
-    replicas = _REPLICAS[torch.multinomial(_REPLICAS_ODDS.expand(n, -1), places, replacement=True, generator=random)]
+    replicas = REPLICAS[torch.multinomial(_REPLICAS_ODDS.expand(n, -1), places, replacement=True, generator=random)]
     replicas = torch.where(role == ALL_ROLES.index("gateway"), replicas.clamp(max=3), replicas)
+    # Nobody waits for who trains, but for a few: what breaks there is not what users notice.
+    called = (role != ALL_ROLES.index("trainer")) | (uniform(n, places) < _TRAINERS_CALLED)
+    graph = graph & called[:, None, :]
     needed_by = graphs.closure(graph).transpose(1, 2)  # row: a component, column: who needs it
-    roots = inside & ~graph.any(1)
+    roots = inside & (torch.arange(places) == 0)  # users call the first one
     others = (sizes - 1).clamp(min=1)[:, None].float()
     dependents_share = needed_by.float().sum(-1) / others
     has_gpu = (role == ALL_ROLES.index("trainer")) & (uniform(n, places) < _HAVE_A_GPU)
@@ -195,15 +183,8 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
         )
         practice = normal(n, 1, len(PROTECTIONS))
         shared = _PRACTICE * practice + _TEMPLATE * template + _TEAM * team_quality[..., None] + _SHARED_MEAN
-    chronic = 0.15 * torch.tanh(0.5 * team_quality + normal(n, places))
     commonness = torch.tensor([protection.commonness for protection in PROTECTIONS])
-    odds = (
-        commonness
-        + generator.prevalence
-        + shared
-        + 0.5 * normal(n, places, len(PROTECTIONS))
-        + 3.0 * chronic[..., None]
-    )
+    odds = commonness + generator.prevalence + shared + 0.5 * normal(n, places, len(PROTECTIONS))
     odds = odds - (0.8 * (replicas > 1) + 0.7 * dependents_share)[..., None]
     absent = (uniform(n, places, len(PROTECTIONS)) < odds.sigmoid()) & _may_be_absent(generator)
     fallback = ~absent[..., SHIELD]
@@ -213,11 +194,11 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
     needs = need(KINDS).permute(1, 2, 0)[role]  # (n, C, K, protections)
     lacking = needs & absent[:, :, None, :]
     listed = lacking.any(-1)
-    lacks = listed | _unlisted(generator.unlisted, role, random)
+    lacks = listed | faults.unlisted(generator.unlisted, role, random)
     first = torch.where(listed, lacking.float().argmax(-1), needs.float().argmax(-1))
     first = torch.where(lacks & ~listed, _UNLISTED, first)
     shielded = torch.tensor([*(protection.shielded for protection in PROTECTIONS), False])[first]
-    strength = _strengths()[:, replicas].permute(1, 2, 0, 3)  # (n, C, K, L)
+    strength = faults.strengths()[:, replicas].permute(1, 2, 0, 3)  # (n, C, K, L)
     arriving = strength * torch.where(shielded, reach[..., None], torch.ones(()))[..., None]
     bears = torch.exp(
         uniform(n, places, len(KINDS)) * torch.log(torch.tensor(1.0 / 0.03)) + torch.log(torch.tensor(0.03))
@@ -227,9 +208,7 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
     gain = torch.exp(0.5 * normal(n, places))[..., None, None]
     anomaly = 1.0 - 1.0 / (1.0 + gain * closeness.clamp(min=1.0).sqrt())
     exposed = torch.where((needed_by & roots[:, None, :]).any(-1) | roots, 1.0, dependents_share.clamp(max=1.0))
-    effect = 0.3 + 0.4 * strength
-    if structure.probes:
-        effect = effect + 0.3 * lacks[..., None] * closeness.clamp(max=1.0)
+    effect = faults.seen_effects(bears, strength, random) if structure.probes else torch.full(shows.shape, 0.7)
     trigger = [KINDS.index(kind.trigger) if kind.trigger else index for index, kind in enumerate(CATALOGUE.values())]
     latent = torch.tensor([kind.trigger is not None for kind in CATALOGUE.values()])
     durations = torch.tensor([kind.duration_s for kind in CATALOGUE.values()])
@@ -248,7 +227,7 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
             shows.float(),
             anomaly,
             anomaly * (0.5 + 0.5 * exposed[..., None, None]),
-            effect.clamp(0.0, 1.0),
+            effect,
             per_arm(cost),
             per_arm(number),
             per_arm(can_need & torch.tensor(structure.compound)),
@@ -257,12 +236,12 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
         ],
         dim=-1,
     )
-    components = _features(role, inside, replicas, graph, dependents_share, others, chronic)
+    components = _features(role, inside, replicas, graph, dependents_share, others)
     noise = generator.noise if structure.noise else 0.0
     ones = torch.ones((n, places))
     shuffle = uniform(n, places).argsort(1)
     rows = torch.arange(n)[:, None]
-    available = _available(role, replicas, graph, has_gpu) & inside[..., None, None]
+    available = faults.available(role, replicas, graph, has_gpu) & inside[..., None, None]
     return Pool(
         components=components[rows, shuffle],
         graph=graph[rows, shuffle].gather(2, shuffle[:, None, :].expand(-1, places, -1)).float(),
@@ -294,70 +273,6 @@ def _may_be_absent(generator: Generator) -> torch.Tensor:
     )
 
 
-def _unlisted(odds: float, role: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Draws which kinds of fault break a promise of a component for a reason that is in no list, shape (N, C, K), bool.
-
-    Args:
-        odds: that a cluster has such a reason; draws nothing where there are none.
-        role: of components, shape (N, C).
-        random: draws.
-    """
-    n, places = role.shape
-    if odds == 0.0:
-        return torch.zeros((n, places, len(KINDS)), dtype=torch.bool)
-    families = [kind.family for kind in CATALOGUE.values()]
-    family = torch.tensor([sorted(set(families)).index(each) for each in families])
-    own = family == torch.randint(int(family.max()) + 1, (n, 1), generator=random)
-    kinds = torch.rand((n, len(KINDS)), generator=random) < torch.where(own, _OF_ITS_FAMILY, _OF_ANOTHER)
-    roles = torch.rand((n, len(ALL_ROLES)), generator=random) < _ON_A_ROLE
-    absent = torch.rand((n, places), generator=random) < _ON_ONE_OF_IT
-    there = (torch.rand((n, 1), generator=random) < odds) & roles.gather(1, role) & absent
-    return there[..., None] & kinds[:, None, :]
-
-
-def _strengths() -> torch.Tensor:
-    """Returns how strong each level of a kind is against its strongest, by number of replicas, shape (K, 1 + R, L)."""
-    return torch.tensor(
-        [[[_strength(kind, level, max(1, total)) for level in LEVELS] for total in range(int(_REPLICAS.max()) + 1)]
-         for kind in CATALOGUE.values()]
-    )  # fmt: skip
-
-
-def _strength(kind: FaultKind, level: float, total: int) -> float:
-    if kind.scope == "instance" and kind.trigger is None:
-        return instances_hit(kind, level, total) / total
-    amount, most = kind.amount(level), kind.amount(1.0)
-    if kind.amount(LEVELS[0]) <= most:
-        return amount / most
-    return most / amount if most > 0.0 else 1.0 - amount / kind.amount(0.0)
-
-
-def _available(role: torch.Tensor, replicas: torch.Tensor, graph: torch.Tensor, has_gpu: torch.Tensor) -> torch.Tensor:
-    """Returns which arms exist, differ from a milder one and are within the usual limits, shape (N, C, K, L), bool."""
-    capable = torch.ones((*role.shape, len(KINDS)), dtype=torch.bool)
-    for index, kind in enumerate(CATALOGUE.values()):
-        if kind.capability == "Network":
-            capable[..., index] = graph.any(1)
-        elif kind.capability in _CAPABILITIES:
-            roles = [ALL_ROLES.index(name) for name in _CAPABILITIES[kind.capability]]
-            capable[..., index] = torch.isin(role, torch.tensor(roles))
-        if kind.capability == "Gpus":
-            capable[..., index] &= has_gpu
-    levels = torch.tensor(
-        [[_levels(kind, max(1, total)) for total in range(int(_REPLICAS.max()) + 1)] for kind in CATALOGUE.values()]
-    )
-    return capable[..., None] & levels[:, replicas].permute(1, 2, 0, 3)
-
-
-def _levels(kind: FaultKind, total: int) -> list[bool]:
-    if kind.scope == "component" or kind.trigger is not None:
-        strengths = [kind.amount(level) for level in LEVELS]
-        return [strength not in strengths[:index] for index, strength in enumerate(strengths)]
-    hits = [instances_hit(kind, level, total) for level in LEVELS]
-    most = max(_LIMITS.max_instances, _LIMITS.max_share * total)
-    return [hit not in hits[:index] and hit <= most for index, hit in enumerate(hits)]
-
-
 def _features(
     role: torch.Tensor,
     inside: torch.Tensor,
@@ -365,7 +280,6 @@ def _features(
     graph: torch.Tensor,
     dependents_share: torch.Tensor,
     others: torch.Tensor,
-    chronic: torch.Tensor,
 ) -> torch.Tensor:
     """Returns what `encoding` would say of these components, all zero where there is none."""
     roles = torch.nn.functional.one_hot(role, len(ROLES) + 1).float()
@@ -376,7 +290,7 @@ def _features(
         "dependencies_share": graph.float().sum(-1) / others,
         "ready_share": torch.ones(role.shape),
         "quarantined": torch.zeros(role.shape),
-        "present_z": chronic,
+        "present_z": torch.zeros(role.shape),
     }
     columns = [rest[name] for name in COMPONENT_FEATURES[len(ROLES) + 1 :]]
     return torch.cat([roles, torch.stack(columns, dim=-1)], dim=-1) * inside[..., None]

@@ -25,7 +25,7 @@ class Structure:
     greedy choice by posterior is near the best (Golovin and Krause, "Adaptive submodularity", JAIR 42, 2011).
 
     Attributes:
-        probes: a level too low to break a promise moves its target the more, the nearer the promise is to break.
+        probes: a level too low to break a promise moves its target if it is near enough to that; with it off, all do.
         costs: experiments take unequal minutes, and a component that was hit has to cool down.
         shared_causes: components of one cluster, of one role and of one team lack the same protections.
         compound: some weaknesses show only for minutes after a dependency was hit.

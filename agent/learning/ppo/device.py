@@ -177,7 +177,10 @@ class DevicePPO(MaskablePPO):
         n_rollout_steps: int,
         use_masking: bool = True,
     ) -> bool:
-        """Fills the buffer; nothing is copied to the host but, at its end, what finished campaigns have earned."""
+        """Fills the buffer on the device; what finished campaigns have earned is copied to the host at its end.
+
+        On a GPU the host waits twice in a step, for how many campaigns ended and how many arms the teacher looks at.
+        """
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
@@ -188,8 +191,9 @@ class DevicePPO(MaskablePPO):
                 actions, values, log_prob, kept = self.policy.choose(looks, outlook=self._outlook())
                 kept = self.policy.on_leash(kept, actions)
                 rollout_buffer.chose(kept, actions, values, log_prob, self._weak(kept, actions))
-                left = campaigns.state.budget[:, _LEFT].clone()
+                left, budget_min = campaigns.state.budget[:, _LEFT].clone(), campaigns.budget_min.clone()
                 step = campaigns.step(actions)
+                left = (left - step.shown.cost_min / budget_min).clamp(min=0.0)
                 reward = left * step.found if self._hurries else step.reward
                 rollout_buffer.came(reward, step.over)
                 self._earned += reward

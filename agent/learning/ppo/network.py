@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, ROLES, arm_attributes
 from envs.history import BY_KIND, HISTORY_FEATURES
-from envs.simulator.pool import KINDS
+from envs.simulator.faults import KINDS
 
 from ..arms import Surroundings
 from ..head import Head
 from ..posterior import ArmNetwork, believed
-from ..worth import worth_of
+from ..worth import worth_on
 from .critic import PrivilegedCritic
 from .looks import LATELY, LATELY_MIN, OWN, STATS, TOGETHER, Kept, Looks
 
@@ -176,8 +176,8 @@ class SetNetwork(nn.Module):
     @torch.no_grad()
     def bets(self, around: Surroundings, looks: Looks, head: Head | None) -> torch.Tensor:
         """Returns what the teacher gives for every arm; see `Looks.bets`."""
-        odds = believed(self.teacher, around, looks.open.flatten(1), head).view(around.arms.history.shape[:4])
-        worth = worth_of(around.components, around.arms, odds).view(looks.open.shape).masked_fill(~looks.open, 0.0)
+        odds = believed(self.teacher, around, looks.open.flatten(1), head)
+        worth = worth_on(around, odds).view(looks.open.shape).masked_fill(~looks.open, 0.0)
         bets = worth.clamp(min=_LEAST_WORTH).log()
         return bets - bets.amax((1, 2), keepdim=True)
 
