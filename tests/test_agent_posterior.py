@@ -19,10 +19,10 @@ from agent.learning.arms import ARM_INPUTS, Surroundings
 from agent.learning.policy_file import read, store
 from agent.learning.posterior import ArmNetwork, PosteriorPolicy, best_bets, odds_of
 from agent.learning.train import Lessons, taught
-from agent.learning.worth import worth_of, worth_per_minute
+from agent.learning.worth import worth_on, worth_per_minute
 from agent.settings import PACKAGED
 from envs import encoding
-from envs.encoding import ROLES
+from envs.encoding import OBSERVED_ARM, ROLES
 from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
 from envs.simulator.faults import KINDS
 from envs.simulator.pool import pool_of
@@ -85,7 +85,7 @@ def test_what_campaigns_keep_up_to_date_is_what_is_seen(pool):
     assert torch.allclose(kept.inputs(rows, arms), seen.inputs(rows, arms), atol=1e-6)
     odds = torch.rand(campaigns.state.available.shape, generator=torch.Generator().manual_seed(0))
     there = worth_per_minute(encoding.seen(campaigns.state), odds)
-    assert torch.allclose(worth_of(kept.components, kept.arms, odds), there)
+    assert torch.allclose(worth_on(kept, odds), there, rtol=1e-4)
 
 
 def test_its_odds_are_odds(network, pool):
@@ -177,7 +177,7 @@ def test_what_is_confirmed_is_worth_nothing_more_and_what_may_show_the_same_litt
     role = seen["components"][0, :, : len(ROLES) + 1]
     here = int(role.sum(1).argmax())
     delay, loss, kill = (KINDS.index(kind) for kind in ("network.delay", "network.loss", "pod.kill"))
-    seen["arms"][0, here, delay, 0, encoding.OBSERVED_ARM.index("confirmed")] = 1.0
+    seen["arms"][0, here, delay, 0, OBSERVED_ARM.index("confirmed")] = 1.0
     left = worth_per_minute(seen, odds)[0] / before
     assert left[here, delay, 0] == 0.0
     for component in range(len(role)):
@@ -188,6 +188,21 @@ def test_what_is_confirmed_is_worth_nothing_more_and_what_may_show_the_same_litt
             assert (left[component, kill] < 1.0).all()
         else:
             assert (left[component] == 1.0).all()
+
+
+def test_what_was_just_hit_is_worth_less_until_it_has_cooled_down(pool):
+    seen = encoding.seen(Campaigns(pool, 1, seed=0, clusters=torch.tensor([0])).state)
+    odds = torch.full(seen["arms"].shape[:4], 0.5)
+    never = worth_per_minute(seen, odds)[0]
+    here, since = int(seen["components"][0, :, : len(ROLES) + 1].sum(1).argmax()), OBSERVED_ARM.index("minutes_since")
+    ratios = []
+    for minutes in (0.0, 1.0, 2.0):
+        seen["arms"][0, here, 3, 1, since] = minutes / 60.0
+        now = worth_per_minute(seen, odds)[0]
+        ratios.append(float((now[here] / never[here])[never[here] > 0].max()))
+        others = torch.arange(len(never)) != here
+        assert torch.equal(now[others], never[others])
+    assert ratios[0] < ratios[1] < ratios[2] == 1.0, ratios
 
 
 # ---- how it chooses -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM, ROLES
 from envs.history import HISTORY_FEATURES, Shown, Told, after, by_kind, in_role, never_tried
 from envs.protections import ALL_ROLES
 from envs.scoring import Evidence, Verdict
-from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
+from envs.simulator.campaigns import ARMS_OF_ONE, MOST_EXPERIMENTS, Campaigns
 from envs.simulator.faults import KINDS
 from envs.simulator.gym_env import SimulatedChaosEnv, SimulatedChaosVectorEnv
 from envs.simulator.pool import TRUTH, WEAKNESSES, pool_of
@@ -166,6 +166,30 @@ def test_an_impossible_generator_is_one_clear_error(given, complaint):
     assert "\n" not in str(error.value)
 
 
+def test_what_is_seen_of_a_target_says_nothing_of_what_it_lacks():
+    """As on the embedded cluster: a killed process is gone, whether somebody stands in for it or not."""
+    everything, nothing = (pool_of(replace(SMALL, prevalence=odds), 64, seed=9) for odds in (10.0, -10.0))
+    assert truth(everything, "shows").mean() > 100 * truth(nothing, "shows").mean()
+    effect = truth(everything, "effect")
+    assert torch.equal(effect, truth(nothing, "effect"))
+    by_kind = effect.view(64, everything.places, len(KINDS), len(LEVELS))
+    assert (by_kind[:, :, KINDS.index("pod.kill")] > 0).all()
+    starved = by_kind[:, :, KINDS.index("pod.cpu_stress")] > 0
+    assert (starved[..., :-1] <= starved[..., 1:]).all(), "felt from some level on"
+    assert 0.0 < starved[..., 0].float().mean() < starved[..., -1].float().mean()
+
+
+def test_what_breaks_where_nobody_waits_is_half_as_grave(pool):
+    grave, score = truth(pool, "severity"), truth(pool, "anomaly_score")
+    alone = (pool.graph.sum(1) == 0) & (feature(pool, "role_gateway") == 0) & inside(pool)
+    assert 0.05 < alone[inside(pool)].float().mean() < 0.3
+    share = (grave / score).view(len(pool), pool.places, -1)
+    assert torch.allclose(share[alone], torch.tensor(0.5))
+    called = (pool.graph.sum(1) > 0) & inside(pool)
+    assert (share[called] == 1.0).float().mean() > 0.8
+    assert (share[inside(pool)] >= 0.5).all()
+
+
 # ---- what is allowed ------------------------------------------------------------------------------------------------
 
 LIMITS = Limits(
@@ -247,6 +271,14 @@ def test_no_sampled_action_is_masked_and_no_masked_one_touches_anything(pool):
     assert not step.reward.any()
     assert torch.equal(campaigns.state.history, before)
     assert torch.equal(campaigns.spent_min, spent)
+
+
+def test_whoever_asks_for_nothing_but_what_is_masked_comes_to_an_end(pool):
+    campaigns = Campaigns(pool, 8, seed=0, restarts=False)
+    forbidden = (~campaigns.masks()[:, :-1]).float().argmax(1)
+    over = [bool(campaigns.step(forbidden).over.all()) for _ in range(MOST_EXPERIMENTS)]
+    assert over == [False] * (MOST_EXPERIMENTS - 1) + [True]
+    assert not campaigns.spent_min.any()
 
 
 # ---- what is shown --------------------------------------------------------------------------------------------------
@@ -350,6 +382,27 @@ def test_a_gap_pays_once_whatever_shows_it():
     assert campaigns.would_show().gather(1, again[:, None])[both].all()
     told = sum((campaigns.step(again).found > 0).int() for _ in range(4))
     assert not told[both].any()
+
+
+def test_what_it_would_cost_and_earn_is_what_it_costs_and_earns():
+    structure = replace(Structure.none(), costs=True)
+    drawn = pool_of(replace(SMALL, structure=structure), 64, seed=8)
+    campaigns = Campaigns(drawn, 64, seed=4, clusters=torch.arange(64), budget_min=(1e3, 1e3))
+    waited = earned = 0
+    for _ in range(12):
+        cost, earns = campaigns.would_cost(), campaigns.would_earn()
+        arm = torch.where(campaigns.would_pay().any(1), earns.argmax(1), 0)
+        cost, earns = (of.gather(1, arm[:, None]).squeeze(1) for of in (cost, earns))
+        usual = truth(drawn, "cost_min").gather(1, arm[:, None]).squeeze(1)
+        step = campaigns.step(arm)
+        acted = ~step.refused
+        assert torch.allclose(step.shown.cost_min[acted], cost[acted], atol=1e-4)
+        waited += int((cost[acted] > usual[acted] + 0.5).sum())
+        found = step.found > 0
+        assert torch.allclose(step.found[found], earns[found])
+        earned += int(found.sum())
+    assert waited > 10
+    assert earned > 10
 
 
 def test_what_is_left_to_be_found_is_what_would_pay():

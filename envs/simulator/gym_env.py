@@ -171,9 +171,5 @@ def _actions(actions: npt.NDArray[np.int64], stop: int) -> torch.Tensor:
 
 def _told(step: Step) -> dict[str, torch.Tensor]:
     """Returns what an experimenter would learn of an experiment beside the observation."""
-    return {
-        "cost_min": step.shown.cost_min,
-        "p": step.p,
-        "confirmed": (step.found > 0) | step.false,
-        "refused": step.refused,
-    }
+    confirmed = (step.found > 0) | step.false
+    return {"cost_min": step.shown.cost_min, "p": step.p, "confirmed": confirmed, "refused": step.refused}
