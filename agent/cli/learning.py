@@ -127,14 +127,12 @@ def train(
     ] = None,
 ) -> None:
     """Trains a policy on simulated clusters, and tries it on others."""
-    from envs.simulator.structure import Generator
-
     from ..learning import school, suite
     from ..learning.train import Lessons
 
     if held_back:
         _none_of({"--components": components}, "not with --held-back, whose clusters are those of the suite's training")
-    generator = suite.TRAINING if held_back else Generator(components or (6, 24))
+    generator = suite.HELD_BACK if held_back else suite.usual(components or (6, 24))
     width: dict[str, Any] = {} if hidden is None else {"hidden": hidden}
     if algorithm is Algorithm.PPO:
         from ..learning.ppo.practice import Practice
