@@ -55,7 +55,8 @@ def test_arms_looked_at_in_blocks_are_the_arms_looked_at_together(pool, network,
     together = odds_of(network, around, allowed)
     assert int(allowed.sum()) % 7 != 0, "the last block is smaller"
     monkeypatch.setattr(posterior, "_BLOCK", 7)
-    assert torch.allclose(odds_of(network, around, allowed), together, atol=1e-6)
+    for one, all_of_them in zip(odds_of(network, around, allowed), together, strict=True):
+        assert torch.allclose(one, all_of_them, atol=1e-6)
     assert bool((together[allowed] > 0).all())
 
 
@@ -97,7 +98,7 @@ def test_its_odds_are_odds(network, pool):
     campaigns = played_on(pool, 512)
     allowed = campaigns.masks()[:, :-1]
     with torch.no_grad():
-        odds = odds_of(network, Surroundings.of(encoding.seen(campaigns.state)), allowed)[allowed]
+        odds = odds_of(network, Surroundings.of(encoding.seen(campaigns.state)), allowed).weak[allowed]
     weak = campaigns.would_show()[allowed].float()
     for low, high, within_of in ((0.0, 0.15, 0.12), (0.15, 0.4, 0.12), (0.4, 1.0, 0.2)):
         within = (odds >= low) & (odds < high)
@@ -130,8 +131,8 @@ def test_the_order_of_components_does_not_matter(network, campaigns):
     order = torch.randperm(seen["components"].shape[1], generator=torch.Generator().manual_seed(0))
     per_component = (len(allowed), -1, ARMS_OF_ONE)
     there = odds_of(network, Surroundings.of(shuffled(seen, order)), allowed.view(per_component)[:, order].flatten(1))
-    here = odds_of(network, Surroundings.of(seen), allowed).view(per_component)[:, order].flatten(1)
-    assert torch.allclose(there, here, atol=1e-5)
+    for moved, stayed in zip(there, odds_of(network, Surroundings.of(seen), allowed), strict=True):
+        assert torch.allclose(moved, stayed.view(per_component)[:, order].flatten(1), atol=1e-5)
 
 
 def test_padding_does_not_matter(network):
@@ -157,7 +158,7 @@ def test_padding_does_not_matter(network):
         seen = encoding.seen(campaigns.state)
         # The chance part of what is seen at first is drawn per place.
         seen["components"] = pool.components
-        odds.append(odds_of(network, Surroundings.of(seen), campaigns.masks()[:, :-1]))
+        odds.append(odds_of(network, Surroundings.of(seen), campaigns.masks()[:, :-1]).weak)
     assert torch.allclose(odds[1][:, : odds[0].shape[1]], odds[0], atol=1e-5)
     assert not odds[1][:, odds[0].shape[1] :].any()
 

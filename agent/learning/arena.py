@@ -185,7 +185,7 @@ def statically(network: ArmNetwork) -> Chooser:
     def choose(campaigns: Campaigns) -> torch.Tensor:
         around, allowed = Surroundings.on(campaigns), campaigns.masks()[:, :-1]
         if not first or bool((campaigns.experiments == 0).all()):
-            first[0] = odds_of(network, around, allowed)
+            first[0] = odds_of(network, around, allowed).weak
         tried, showed = (around.arms.known(name).flatten(1) for name in ("tried", "weakness"))
         odds = torch.where((tried > 0) & (showed == 0), 0.01 * first[0], first[0])
         worth = worth_on(around, odds).flatten(1)

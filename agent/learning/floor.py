@@ -50,6 +50,11 @@ class FlooredPolicy:
         believed: npt.NDArray[np.float64] = self.policy.odds(observation, mask)  # type: ignore[attr-defined]
         return believed
 
+    def worth(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
+        """Returns what the policy hopes for; see `reasons.Believes`."""
+        hoped: npt.NDArray[np.float64] = self.policy.worth(observation, mask)  # type: ignore[attr-defined]
+        return hoped
+
     def _whose_turn(self, observation: Observation, mask: Mask) -> npt.NDArray[np.intp]:
         """Returns the allowed experiments of kinds that were tried on no component, if it is their turn."""
         so_far = round(_COUNTED_TO * float(observation["budget"][BUDGET_FEATURES.index("experiments")]))

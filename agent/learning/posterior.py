@@ -7,6 +7,9 @@ learns on simulated clusters, whose truth is known (`agent.learning.train`), and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,8 +24,20 @@ _BLOCK = 4096
 """Arms that a processor looks at together: as many as its caches hold. A GPU looks at all of them."""
 
 
+class Odds(NamedTuple):
+    """What is believed of arms, shape (B, A) each.
+
+    Attributes:
+        weak: how likely they are weak; 0 where they are masked.
+        new: how likely it is, if they are, that nobody knows yet what they show to be missing; 1 where they are masked.
+    """
+
+    weak: torch.Tensor
+    new: torch.Tensor
+
+
 class ArmNetwork(nn.Module):
-    """Log-odds that an arm is weak, from its inputs alone, whatever the size of the cluster.
+    """Log-odds that an arm is weak, and that this would be new, from its inputs alone, whatever the cluster's size.
 
     Args:
         hidden: width.
@@ -36,52 +51,49 @@ class ArmNetwork(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, 1),
+            nn.Linear(hidden, 2),
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns log-odds, shape (N,), for inputs of shape (N, len(ARM_INPUTS))."""
-        odds: torch.Tensor = self.layers(inputs).squeeze(-1)
+        """Returns log-odds, shape (N, 2), for inputs of shape (N, len(ARM_INPUTS)): weak, and new if so."""
+        odds: torch.Tensor = self.layers(inputs)
         return odds
 
 
-def odds_of(network: ArmNetwork, around: Surroundings, masks: torch.Tensor) -> torch.Tensor:
-    """Returns how likely arms are weak; 0 where they are masked.
+def odds_of(network: ArmNetwork, around: Surroundings, masks: torch.Tensor) -> Odds:
+    """Returns what a network believes of arms.
 
     Args:
         network: knows.
         around: what is seen.
         masks: of arms, without `stop`, shape (B, A), bool.
-
-    Returns:
-        Shape (B, A).
     """
     rows, arms = masks.nonzero(as_tuple=True)
-    odds = torch.zeros(masks.shape, device=masks.device)
+    weak, new = torch.zeros(masks.shape, device=masks.device), torch.ones(masks.shape, device=masks.device)
     block = _BLOCK if masks.device.type == "cpu" else max(1, len(rows))
     for row, arm in zip(torch.split(rows, block), torch.split(arms, block), strict=True):
-        odds[row, arm] = network(around.inputs(row, arm)).sigmoid()
-    return odds
+        weak[row, arm], new[row, arm] = network(around.inputs(row, arm)).sigmoid().unbind(-1)
+    return Odds(weak, new)
 
 
-def believed(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, head: Head | None = None) -> torch.Tensor:
-    """Returns how likely arms are weak, shape (B, A), as `odds_of`, and corrected by a head if there is one."""
+def believed(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, head: Head | None = None) -> Odds:
+    """Returns the same as `odds_of`, how likely arms are weak corrected by a head if there is one."""
     odds = odds_of(network, around, masks)
-    return odds if head is None else head.corrected(around, odds)
+    return odds if head is None else odds._replace(weak=head.corrected(around, odds.weak))
 
 
 def best_bets(network: ArmNetwork, around: Surroundings, masks: torch.Tensor, head: Head | None = None) -> torch.Tensor:
     """Returns for every cluster the arm that is worth most per minute, int64, shape (B,); `stop` where none is allowed.
 
     Args:
-        network: knows how likely arms are weak.
+        network: knows how likely arms are weak, and show something new.
         around: what is seen.
         masks: of all actions, shape (B, A + 1), bool.
         head: corrects what the network thinks of these clusters; learns from what is seen.
     """
     allowed = masks[:, :-1]
     odds = believed(network, around, allowed, head)
-    worth = worth_on(around, odds).flatten(1)
+    worth = worth_on(around, *odds).flatten(1)
     best = worth.masked_fill(~allowed, -1.0).argmax(1)
     return torch.where(allowed.any(1), best, masks.shape[1] - 1)
 
@@ -110,8 +122,23 @@ class PosteriorPolicy:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
         odds = believed(self._network, Surroundings.of(seen), masks[:, :-1], self._head)
-        known: npt.NDArray[np.float64] = odds[0].double().numpy()
+        known: npt.NDArray[np.float64] = odds.weak[0].double().numpy()
         return known
+
+    def worth(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
+        """Returns what each arm is worth per minute, shape (A,); 0 where it is masked."""
+        seen, masks = batch_of_one(observation, mask)
+        return worth_of_one(self._network, seen, masks, self._head)
+
+
+def worth_of_one(
+    network: ArmNetwork, seen: Mapping[str, torch.Tensor], masks: torch.Tensor, head: Head | None
+) -> npt.NDArray[np.float64]:
+    """Returns what arms of one cluster are worth per minute to whoever believes a network, shape (A,)."""
+    around = Surroundings.of(seen)
+    worth = worth_on(around, *believed(network, around, masks[:, :-1], head))
+    numbers: npt.NDArray[np.float64] = worth.flatten().double().numpy()
+    return numbers
 
 
 def batch_of_one(observation: Observation, mask: Mask) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -14,15 +14,19 @@ from envs.encoding import OBSERVED_ARM
 
 from .floor import FlooredPolicy
 from .policy import Mask, Observation, Policy
-from .worth import OVERHEAD_MIN, worth_per_minute
+from .worth import OVERHEAD_MIN
 
 
 @runtime_checkable
 class Believes(Protocol):
-    """A policy that can say how likely it holds each arm to be weak."""
+    """A policy that can say how likely it holds each arm to be weak, and what an experiment on it is worth to it."""
 
     def odds(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
         """Returns the probability that an arm is weak, as the policy believes now, shape (arms,)."""
+        ...
+
+    def worth(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
+        """Returns the severity per minute that the policy hopes to confirm on an arm, shape (arms,)."""
         ...
 
 
@@ -84,9 +88,8 @@ class Explainer:
         new_kind = isinstance(self._policy, FlooredPolicy) and self._policy.gives_way(observation, mask)
         if not isinstance(self._policy, Believes):
             return Reason(None, None, minutes, others, new_kind)
-        odds = torch.as_tensor(self._policy.odds(observation, mask), dtype=torch.float32)
-        worth = worth_per_minute(seen, odds.view(seen["arms"].shape[:4])).flatten()
-        return Reason(float(odds[action]), float(worth[action]) * minutes, minutes, others, new_kind)
+        odds, worth = (each(observation, mask)[action] for each in (self._policy.odds, self._policy.worth))
+        return Reason(float(odds), float(worth) * minutes, minutes, others, new_kind)
 
     @staticmethod
     def _minutes(seen: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -69,6 +69,13 @@ class ThompsonPolicy:
         """Returns the posterior's mean of P(weak) of every arm, shape (arms,); draws nothing."""
         return self._draw(observation, spread=0.0).reshape(-1)
 
+    def worth(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
+        """Returns what arms are worth per minute by the posterior's mean, shape (arms,); draws nothing."""
+        seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
+        worth = worth_per_minute(seen, torch.as_tensor(self._draw(observation, spread=0.0))[None])
+        numbers: npt.NDArray[np.float64] = worth.flatten().double().numpy()
+        return numbers
+
     def _draw(self, observation: Observation, *, spread: float = 1.0) -> npt.NDArray[np.float64]:
         """Draws P(weak) of every arm from the posterior, shape (C, K, L); its mean where the spread is nought."""
         prior = self._prior

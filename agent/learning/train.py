@@ -88,8 +88,9 @@ def taught(pool: Pool, lessons: Lessons, tell: Callable[[Progress], None] = lamb
     for step in range(1, lessons.steps + 1):
         around, allowed = Surroundings.on(campaigns), campaigns.masks()[:, :-1]
         rows, arms = _some(allowed, around, lessons.arms, random)
-        labels = campaigns.would_show()[rows, arms].float()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(around.inputs(rows, arms)), labels)
+        weak = campaigns.would_show()[rows, arms].float()
+        new = campaigns.would_pay()[rows, arms].float()
+        loss = _loss(network(around.inputs(rows, arms)), weak, new)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -103,6 +104,12 @@ def taught(pool: Pool, lessons: Lessons, tell: Callable[[Progress], None] = lamb
             tell(Progress(step, loss_sum / done, found / max(1.0, ended), done * lessons.batch / (now_s - since_s)))
             loss_sum, found, ended, since_s, told = 0.0, 0.0, 0.0, now_s, step
     return network
+
+
+def _loss(logits: torch.Tensor, weak: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Returns cross-entropy per arm, nats: of whether it is weak, and where it is, of whether that would be new."""
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    return cross_entropy(logits[:, 0], weak) + cross_entropy(logits[:, 1], new, weight=weak)
 
 
 def _some(
@@ -125,8 +132,7 @@ def _choices(
     random: torch.Generator,
 ) -> torch.Tensor:
     """Returns the best bets, but for some that stray."""
-    odds = odds_of(network, around, allowed)
-    worth = worth_on(around, odds).flatten(1)
+    worth = worth_on(around, *odds_of(network, around, allowed)).flatten(1)
     worth = worth.masked_fill(~allowed, -1.0)
     best = worth.argmax(1)
     any_allowed = torch.multinomial(allowed.float() + 1e-12, 1, generator=random).squeeze(1)

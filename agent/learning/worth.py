@@ -50,12 +50,22 @@ def lately_of(arms: Arms) -> torch.Tensor:
     return 1.0 - arms.known("minutes_since").amin((-1, -2))
 
 
-def worth_on(around: Surroundings, odds: torch.Tensor) -> torch.Tensor:
-    """Returns the same of what is around arms; odds of shape (B, A)."""
-    return worth_of(around.components, around.arms, odds.view(around.arms.history.shape[:4]), around.lately)
+def worth_on(around: Surroundings, odds: torch.Tensor, new: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns the same of what is around arms; odds of shape (B, A).
+
+    Args:
+        around: what is seen.
+        odds: that arms are weak.
+        new: how likely it is that what they would show is not known yet; by what is usual if not given.
+    """
+    shape = around.arms.history.shape[:4]
+    new = None if new is None else new.view(shape)
+    return worth_of(around.components, around.arms, odds.view(shape), around.lately, new)
 
 
-def worth_of(components: torch.Tensor, arms: Arms, odds: torch.Tensor, lately: torch.Tensor) -> torch.Tensor:
+def worth_of(
+    components: torch.Tensor, arms: Arms, odds: torch.Tensor, lately: torch.Tensor, new: torch.Tensor | None = None
+) -> torch.Tensor:
     """Returns the same for what is seen in parts; see `arms.Surroundings`.
 
     Args:
@@ -63,6 +73,8 @@ def worth_of(components: torch.Tensor, arms: Arms, odds: torch.Tensor, lately: t
         arms: what is seen of every arm.
         odds: that arms are weak.
         lately: how lately components were hit, see `lately_of`.
+        new: how likely it is, if arms are weak, that what they show to be missing is not known yet; by what is usual
+            if not given.
     """
     weak, confirmed = (arms.known(name) for name in ("weakness", "confirmed"))
     dependents = components[..., COMPONENT_FEATURES.index("dependents_share")]
@@ -74,12 +86,18 @@ def worth_of(components: torch.Tensor, arms: Arms, odds: torch.Tensor, lately: t
     # A first try that shows nothing is the last one.
     tries = 1.0 + torch.where(weak > 0, 1.0, odds) * (missing - 1.0)
     worth = severity * chance / (arms.attribute("duration_min") + OVERHEAD_MIN + _waiting(lately)) / tries
+    new = _usually_new(components, arms) if new is None else new
+    return torch.where(confirmed > 0, 0.0, worth * new)
+
+
+def _usually_new(components: torch.Tensor, arms: Arms) -> torch.Tensor:
+    """Returns how likely arms show something that is not known yet, by what was confirmed on their role."""
     role = components[..., : len(ROLES) + 1]
-    known = ((role @ (role.transpose(1, 2) @ confirmed.amax(-1))) > 0).float()
+    known = ((role @ (role.transpose(1, 2) @ arms.known("confirmed").amax(-1))) > 0).float()
     family = (known @ arms.family) @ arms.family.T - known
     others = known.sum(-1, keepdim=True) - known - family
-    discount = torch.where(known > 0, _SIBLING_WORTH, 1.0) * _SAME_FAMILY**family * _ANOTHER_FAMILY**others
-    return torch.where(confirmed > 0, 0.0, worth * discount[..., None])
+    new = torch.where(known > 0, _SIBLING_WORTH, 1.0) * _SAME_FAMILY**family * _ANOTHER_FAMILY**others
+    return new[..., None]
 
 
 def missing_tries(arms: Arms) -> torch.Tensor:

@@ -13,7 +13,8 @@ from ..arena import Chooser
 from ..arms import Surroundings
 from ..head import Head
 from ..policy import Mask, Observation
-from ..posterior import batch_of_one, believed
+from ..posterior import batch_of_one, believed, worth_of_one
+from ..worth import worth_per_minute
 from .set_policy import SetPolicy
 
 
@@ -67,10 +68,9 @@ class PpoPolicy:
         """Returns how likely each arm is weak, shape (A,); 0 where it is masked."""
         seen, masks = batch_of_one(observation, mask)
         if self._policy.teacher_hidden is not None:
+            teacher, around = self._policy.network.teacher, Surroundings.of(seen)
             known: npt.NDArray[np.float64] = (
-                believed(self._policy.network.teacher, Surroundings.of(seen), masks[:, :-1], self._head)[0]
-                .double()
-                .numpy()
+                believed(teacher, around, masks[:, :-1], self._head).weak[0].double().numpy()
             )
             return known
         looks = self._policy.looks_at(seen, masks)
@@ -86,3 +86,12 @@ class PpoPolicy:
         weak = self._policy.weak(everywhere.at(each), each * per_component)
         odds: npt.NDArray[np.float64] = (weak.sigmoid() * looks.open[0]).flatten().double().numpy()
         return odds
+
+    def worth(self, observation: Observation, mask: Mask) -> npt.NDArray[np.float64]:
+        """Returns what each arm is worth per minute by these odds, shape (A,); 0 where it is masked."""
+        seen, masks = batch_of_one(observation, mask)
+        if self._policy.teacher_hidden is not None:
+            return worth_of_one(self._policy.network.teacher, seen, masks, self._head)
+        odds = torch.as_tensor(self.odds(observation, mask)).view(seen["arms"].shape[:4])
+        worth: npt.NDArray[np.float64] = worth_per_minute(seen, odds).flatten().double().numpy()
+        return worth

@@ -177,7 +177,7 @@ class SetNetwork(nn.Module):
     def bets(self, around: Surroundings, looks: Looks, head: Head | None) -> torch.Tensor:
         """Returns what the teacher gives for every arm; see `Looks.bets`."""
         odds = believed(self.teacher, around, looks.open.flatten(1), head)
-        worth = worth_on(around, odds).view(looks.open.shape).masked_fill(~looks.open, 0.0)
+        worth = worth_on(around, *odds).view(looks.open.shape).masked_fill(~looks.open, 0.0)
         bets = worth.clamp(min=_LEAST_WORTH).log()
         return bets - bets.amax((1, 2), keepdim=True)
 
