@@ -80,6 +80,9 @@ def test_a_reason_says_what_was_believed_and_what_others_would_take(believes):
     reason = explainer.reason(observation, mask, action)
     assert reason.rivals == {"round_robin": f"arm {RoundRobinPolicy().choose(observation, mask)}", "fixed": "the same"}
     assert (reason.odds is not None) == (reason.gain is not None) == believes
+    if believes:
+        assert reason.odds == pytest.approx(policy.odds(observation, mask)[action])
+        assert reason.gain == pytest.approx(policy.worth(observation, mask)[action] * reason.minutes)
     assert str(reason).startswith("held to be weak with a probability of" if believes else "its turn, for about")
     assert reason.minutes == pytest.approx(env.code.decode(action).duration_s / 60.0 + 0.5, abs=0.01)
     assert explainer.reason(observation, mask, len(mask) - 1) is None

@@ -57,7 +57,7 @@ def test_arms_looked_at_in_blocks_are_the_arms_looked_at_together(pool, network,
     monkeypatch.setattr(posterior, "_BLOCK", 7)
     for one, all_of_them in zip(odds_of(network, around, allowed), together, strict=True):
         assert torch.allclose(one, all_of_them, atol=1e-6)
-    assert bool((together[allowed] > 0).all())
+    assert bool((together.weak[allowed] > 0).all())
 
 
 @pytest.fixture
@@ -104,6 +104,20 @@ def test_its_odds_are_odds(network, pool):
         within = (odds >= low) & (odds < high)
         if int(within.sum()) > 200:
             assert float(weak[within].mean()) == pytest.approx(float(odds[within].mean()), abs=within_of)
+
+
+def test_it_knows_what_is_new_no_more(network, pool):
+    """Of weak arms, those that show what was confirmed already are held to show something new far more seldom."""
+    campaigns, choose = Campaigns(pool, 256, seed=11, budget_min=(1e3, 1e3)), greedily(network)
+    with torch.no_grad():
+        before = odds_of(network, Surroundings.on(campaigns), campaigns.masks()[:, :-1]).new
+        for _ in range(24):
+            campaigns.step(choose(campaigns))
+        new = odds_of(network, Surroundings.on(campaigns), campaigns.masks()[:, :-1]).new
+    weak, pays = campaigns.would_show(), campaigns.would_pay()
+    assert float(before.mean()) > 0.9
+    assert int((weak & ~pays).sum()) > 100
+    assert float(new[weak & pays].mean()) > float(new[weak & ~pays].mean()) + 0.3
 
 
 def test_lessons_are_the_same_for_the_same_seed(pool):
