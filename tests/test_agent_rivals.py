@@ -149,11 +149,11 @@ def test_what_is_shipped_finds_more_than_thompson_and_learns_nothing_meanwhile(n
     path = PACKAGED / "policies" / f"{name}.safetensors"
     network = read(path, SetPolicy if name == "ppo" else ArmNetwork)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    pool = pool_of(Generator((6, 12)), 32, seed=1_000_003)
+    pool = pool_of(Generator((6, 12)), 96, seed=1_000_003)
     chosen = preferring(network) if name == "ppo" else greedily(network)
     thompson = one_by_one([ThompsonPolicy(np.random.default_rng(seed)) for seed in range(len(pool))])
     area, other = (tallied(choose, pool, budget_min=20.0, seed=7).area.mean() for choose in (chosen, thompson))
-    assert area > 1.3 * other, (area, other)
+    assert area > 1.1 * other, (area, other)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
