@@ -154,6 +154,18 @@ def test_too_little_calibration_cannot_reach_the_level():
     assert score.evidence.verdict is Verdict.INCONCLUSIVE
 
 
+def test_training_of_which_nothing_was_known_at_its_deadline_is_stuck_by_what_was_seen_after_it():
+    def stuck(at_s, values):
+        if 103.0 < at_s <= 140.0:
+            values["trainer/steps_per_s"] = 0.0
+        if 119.0 < at_s <= 126.0:
+            del values["trainer/steps_per_s"]
+
+    score = calibrated().score(recorded(stuck, cleared_s=140.0, recovered_s=141.0, ended_s=150.0), TOPOLOGY)
+    assert (score.evidence.verdict, score.broken[0].mechanism) == (Verdict.WEAKNESS, Mechanism.STUCK), score.reason
+    assert score.evidence.p == pytest.approx(1 / 81)
+
+
 def test_training_that_comes_back_in_time_is_resilient_and_late_is_stuck():
     def stopped_for(seconds):
         def change(at_s, values):

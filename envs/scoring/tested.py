@@ -45,11 +45,15 @@ class TestedWindows:
         return self._column(self._post, series)
 
     def from_injection(self, series: str, seconds: float) -> Array:
-        """Returns the windows of one series that begin so long after the injection; none if it was over by then."""
+        """Returns the first windows of one series from so long after the injection on; none if it was over by then.
+
+        What was unknown is left out: a promise that was seen broken a moment later is tested by that moment.
+        """
         start_s = self._record.phases.injected_s + seconds
         if start_s + self._shape.window_s > self._record.phases.ended_s:
             return np.empty(0)
-        return self._column(self._cut(start_s, POST_WINDOWS) - self._reference, series)
+        since = self._column(self._cut(start_s) - self._reference, series)
+        return since[np.isfinite(since)][: rows(POST_WINDOWS)]
 
     def lowest(self, series: str) -> Array:
         """Returns the lowest of all windows of one series, minus the last one before the injection.
