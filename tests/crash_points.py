@@ -40,7 +40,7 @@ TRANSITIONS = (INTENDED, APPLIED, VERIFIED, REVERTING, REVERTED, CLEAN)
 POINTS = ((ACT, "before"), *((event, side) for event in TRANSITIONS for side in ("before", "after")))
 """Everywhere that a process can die as far as the journal can tell; and between its last check and its act."""
 
-LASTS_S = 1.2
+LASTS_S = 0.8
 """Of a fault that is to come to its end by itself; the receipt must be on the disk before it is over."""
 
 LONG_S = 60.0

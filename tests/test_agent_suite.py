@@ -16,6 +16,8 @@ from rich.console import Console
 from actuators.errors import BadInput
 from agent.benchmark.curves import picture
 from agent.benchmark.splits import compare, makers_of
+from agent.cli import learning
+from agent.cli.options import Algorithm
 from agent.learning import suite
 from agent.learning.arena import Tally, compared, knowing, randomly
 from agent.settings import PACKAGED
@@ -184,32 +186,28 @@ def test_a_file_of_incidents_of_ones_own_is_a_rival_like_any_other(tmp_path):
     assert "my-incidents" in json.loads((tmp_path / "it" / "benchmark.json").read_text())["plain"]
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("--minutes", 5), ("--seeds", 2), ("--seed", 3), ("--cluster", "local"), ("--replay", "it")]
-)
+@pytest.mark.parametrize(("option", "value"), [("--minutes", 5), ("--seeds", 2), ("--seed", 3)])
 def test_what_a_frozen_suite_fixes_cannot_be_chosen(tmp_path, option, value):
     told = backburn("benchmark", "--split", "iid", option, value, "--run-dir", tmp_path / "it")
     refused(told, 2, f"{option}: not with --split")
 
 
 @pytest.mark.parametrize(
-    ("command", "complaint"),
+    ("command", "given", "complaint"),
     [
-        (("benchmark", "--cluster", "simulated", "--workers", 2), "--workers: only with --split"),
-        (("benchmark", "--replay", "it", "--plant", 3), "--plant: not with --replay"),
-        (
-            ("train", "--out", "it.safetensors", "--held-back", "--components", 6, 8),
-            "--components: not with --held-back",
-        ),
-        (("train", "--out", "it.safetensors", "--teacher", POSTERIOR), "--teacher: only with --algorithm ppo"),
-        (
-            ("train", "--out", "it.safetensors", "--held-back", "--algorithm", "ppo"),
-            "posterior.safetensors has seen what --held-back holds back",
-        ),
+        (learning.benchmark, {"cluster": "simulated", "workers": 2}, "--workers: only with --split"),
+        (learning.benchmark, {"again": "it", "plant": 3}, "--plant: not with --replay"),
+        (learning.benchmark, {"split": "iid", "again": "it"}, "--replay: not with --split"),
+        (learning.train, {"held_back": True, "components": (6, 8)}, "--components: not with --held-back"),
+        (learning.train, {"teacher": Path(POSTERIOR)}, "--teacher: only with --algorithm ppo"),
+        (learning.train, {"held_back": True, "algorithm": Algorithm.PPO}, "has seen what --held-back holds back"),
     ],
 )
-def test_what_would_be_ignored_or_spoil_a_comparison_is_refused(command, complaint):
-    refused(backburn(*command), 2, complaint)
+def test_what_would_be_ignored_or_spoil_a_comparison_is_refused(tmp_path, command, given, complaint):
+    out = {"out": tmp_path / "it.safetensors"} if command is learning.train else {}
+    with pytest.raises(BadInput, match=complaint):
+        command(**out, **given)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_who_has_learnt_on_what_is_held_back_is_marked(tmp_path):

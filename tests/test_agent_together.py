@@ -171,5 +171,5 @@ def test_a_folder_of_another_training_is_one_line(tmp_path):
 
 def test_a_posterior_policy_learns_alone(tmp_path):
     out = tmp_path / "it.safetensors"
-    refused(backburn("train", "--workers", "2", "--out", str(out)), 2, "are for --algorithm ppo")
+    refused(backburn("train", "--workers", "2", "--out", str(out)), 2, "only with --algorithm ppo")
     assert not out.exists()

@@ -146,7 +146,7 @@ def test_with_agent_and_watchdog_dead_the_carrier_lets_go_at_the_deadline(scene,
     """Nobody is left to revert: the holder and the proxy know the deadline themselves."""
     platform, config = scene
     before = platform.observable()
-    duration_s = 15.0 if kind_of(kind).family == "gpu" else 5.0  # a neighbour imports torch before it shows
+    duration_s = 12.0 if kind_of(kind).family == "gpu" else 4.0  # a neighbour imports torch before it shows
     with agent_at_work(config, kind, duration_s=duration_s) as agent:
         agent.kill_with_its_watchdog()
         assert not is_undone(platform, kind, before)
