@@ -200,10 +200,12 @@ def test_both_sources_judge_the_same_experiment_alike(tmp_path, together):
         expected = SWITCHES[switch][0].mechanisms
         reasons = (switch, outcome.score.reason, direct.reason)
         assert outcome.verdict is direct.evidence.verdict is Verdict.WEAKNESS, reasons
-        # Not only the first mechanism: where errors last for a second, either source may see two samples or three; and
-        # both ranks that start anew may leave the servers too little of two cores for as long.
+        # Not only the first mechanism: where errors last for a second, either source may see two samples or three.
         assert mechanisms(outcome.score) & mechanisms(direct) & expected, (outcome.score.broken, direct.broken)
         assert outcome.mechanism in expected, reasons
+        # Ranks that start anew may leave the servers too little of two cores for as long, before the job is late.
+        if not switch.startswith("training."):
+            assert direct.broken[0].mechanism in expected, reasons
 
 
 def test_a_prometheus_that_dies_in_the_middle_of_a_fault_ends_it(tmp_path):

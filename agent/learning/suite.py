@@ -2,7 +2,8 @@
 
 Splits differ from what is learnt on in one respect each. All policies see the same clusters and the same luck. Policies
 that are to be compared here learn on `HELD_BACK`, in which one form of dependency graph and two kinds of weakness never
-occur (`backburn train --held-back`). Changing anything here makes figures of before worthless.
+occur (`backburn train --held-back`); on some of the clusters that they learn on something is missing that is in no
+list, which no split has. Changing anything here makes figures of before worthless.
 """
 
 from __future__ import annotations

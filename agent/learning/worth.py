@@ -19,8 +19,8 @@ _SIBLING_WORTH = 0.05
 
 _SAME_FAMILY, _ANOTHER_FAMILY = 0.15, 0.5
 """Worth of another kind of fault for each that is confirmed on this role: mostly it is the same protection that is
-missing, seen from another side. Chosen on simulated clusters that no comparison uses: with one or the other, the
-posterior-greedy policy finds a quarter more gaps in the same minutes than without."""
+missing, seen from another side. For whoever has not learnt how likely that is; chosen by hand on simulated clusters
+that no comparison uses."""
 
 _COOLS_MIN = 2.0
 """For how long a component that was hit may make the next experiment on it wait."""
