@@ -30,6 +30,8 @@ from envs.simulator.structure import Generator
 from tests.test_agent_cli import backburn, refused
 
 SMALL = Generator((6, 10))
+_NEARNESS = ("entrance", "behind_entrance", "from_entrance", "behind_gateway")
+_OF_A_FAMILY = ("weak_in_family_here", "weak_in_family", "weak_in_family_and_role")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def network(pool):
-    return taught(pool, Lessons(steps=150, batch=128, seed=0)).eval()
+    return taught(pool, Lessons(steps=250, batch=128, seed=0)).eval()
 
 
 def played_on(pool, count):
@@ -183,6 +185,44 @@ def test_every_input_has_a_name(campaigns):
     assert inputs.shape == (len(rows), len(ARM_INPUTS))
     assert torch.isfinite(inputs).all()
     assert inputs.abs().max() <= 64.0
+
+
+def test_how_near_users_are_is_seen(pool):
+    seen = encoding.seen(Campaigns(pool, 1, seed=0, clusters=torch.tensor([0])).state)
+    gateway, server, store, lonely, second = range(5)
+    seen["components"] = torch.zeros_like(seen["components"])
+    for component, role in ((gateway, 0), (server, 1), (store, 2), (lonely, 3), (second, 0)):
+        seen["components"][0, component, role] = 1.0
+    seen["graph"] = torch.zeros_like(seen["graph"])
+    for caller, called in ((gateway, server), (server, store), (lonely, second), (second, store)):
+        seen["graph"][0, caller, called] = 1.0
+    arms = torch.arange(5) * ARMS_OF_ONE
+    inputs = Surroundings.of(seen).inputs(torch.zeros(5, dtype=torch.long), arms)
+    shown = {name: inputs[:, ARM_INPUTS.index(name)].tolist() for name in _NEARNESS}
+    assert shown["entrance"] == [1, 0, 0, 0, 0], "a gateway that somebody calls is none"
+    assert shown["behind_entrance"] == [0, 1, 0, 0, 0]
+    assert shown["from_entrance"] == [0, 1 / 8, 2 / 8, 1, 1]
+    assert shown["behind_gateway"] == [1, 1, 1, 0, 1]
+    seen["graph"][0, lonely, gateway] = 1.0
+    inputs = Surroundings.of(seen).inputs(torch.zeros(5, dtype=torch.long), arms)
+    assert inputs[:, ARM_INPUTS.index("entrance")].tolist() == [1, 0, 0, 0, 1], "where all are called, any is one"
+
+
+def test_what_was_seen_of_a_family_elsewhere_is_told_apart(pool):
+    seen = encoding.seen(Campaigns(pool, 1, seed=0, clusters=torch.tensor([0])).state)
+    seen["components"] = torch.zeros_like(seen["components"])
+    for component, role in ((0, 1), (1, 1), (2, 2)):
+        seen["components"][0, component, role] = 1.0
+    delay, loss, kill = (KINDS.index(kind) for kind in ("network.delay", "network.loss", "pod.kill"))
+    seen["arms"][0, 0, delay, 2, OBSERVED_ARM.index("weakness")] = 1 / 8
+    arms = [component * ARMS_OF_ONE + kind * 3 for component in range(3) for kind in (loss, kill)]
+    inputs = Surroundings.of(seen).inputs(torch.zeros(6, dtype=torch.long), torch.tensor(arms))
+    shown = {name: (8 * inputs[:, ARM_INPUTS.index(name)]).tolist() for name in _OF_A_FAMILY}
+    assert shown == {
+        "weak_in_family_here": [1, 0, 0, 0, 0, 0],
+        "weak_in_family": [0, 0, 1, 0, 1, 0],
+        "weak_in_family_and_role": [0, 0, 1, 0, 0, 0],
+    }
 
 
 def test_what_is_confirmed_is_worth_nothing_more_and_what_may_show_the_same_little(pool):

@@ -25,6 +25,10 @@ _AROUND: Final = (
     "confirmed_in_role",
     "weak_in_family_here",
     "resilient_in_family_here",
+    "weak_in_family",
+    "resilient_in_family",
+    "weak_in_family_and_role",
+    "resilient_in_family_and_role",
     "weak_here",
     "resilient_here",
     "confirmed_here",
@@ -36,13 +40,21 @@ _AROUND: Final = (
     "weak_dependents",
     "dependency_hit_lately",
     "many_components",
+    "entrance",
+    "behind_entrance",
+    "from_entrance",
+    "behind_gateway",
 )
-"""Beside what the observation says of an arm and of its component: what was seen on its like, and on its neighbours."""
+"""Beside what the observation says of an arm and of its component: what was seen on its like, and on its neighbours;
+and how near its trouble is to the users of the cluster."""
 
 ARM_INPUTS: Final = (*COMPONENT_FEATURES, *OBSERVED_ARM, *BUDGET_FEATURES, *_AROUND)
 
 _ROLES = len(ROLES) + 1
 _OF_KINDS = ("weakness", "resilient", "confirmed", "effect_last")
+_GATEWAY = COMPONENT_FEATURES.index("role_gateway")
+_FARTHEST = 8
+"""Hops behind the entrance that are told apart; whatever is not behind it counts as so far away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,10 @@ class Surroundings:
         family = arms.family
         weak, resilient, confirmed = (kinds[name] for name in ("weakness", "resilient", "confirmed"))
         in_role = {name: _among_others(role, kinds[name]) for name in ("weakness", "resilient", "confirmed")}
-        in_family = {name: (kinds[name] @ family) @ family.T - kinds[name] for name in ("weakness", "resilient")}
+        families = {name: (kinds[name] @ family) @ family.T for name in ("weakness", "resilient")}
+        in_family = {name: of - kinds[name] for name, of in families.items()}
+        elsewhere = {name: of.sum(1, keepdim=True) - of for name, of in families.items()}
+        alike = {name: _among_others(role, of) for name, of in families.items()}
         weak_here, resilient_here, confirmed_here = (of.sum(-1, keepdim=True) for of in (weak, resilient, confirmed))
         size = inside.sum(1)[:, None, None].clamp(min=1.0)
         degree = graph.sum(-1).clamp(min=1.0)[..., None]
@@ -132,6 +147,10 @@ class Surroundings:
             in_role["confirmed"].clamp(max=1.0),
             in_family["weakness"],
             in_family["resilient"],
+            elsewhere["weakness"],
+            elsewhere["resilient"],
+            alike["weakness"],
+            alike["resilient"],
             weak_here,
             resilient_here,
             confirmed_here,
@@ -143,6 +162,7 @@ class Surroundings:
             graph.transpose(1, 2) @ weak_here / in_degree,
             (graph * lately[:, None, :]).amax(-1)[..., None],
             inside.sum(1)[:, None, None].log2() / 6.0,
+            *_from_users(components[..., _GATEWAY], graph),
         ]
         self._per_kind = torch.stack([of.expand(weak.shape) for of in per_kind], dim=-1)  # (B, C, K, …)
         weak_at, resilient_at = arms.known("weakness"), arms.known("resilient")
@@ -195,3 +215,22 @@ class Surroundings:
 def _among_others(role: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     """Returns sums over the other components of the same role, shape as given, (B, C, K)."""
     return role @ (role.transpose(1, 2) @ of) - of
+
+
+def _from_users(gateways: torch.Tensor, graph: torch.Tensor) -> list[torch.Tensor]:
+    """Returns how near components are to whoever uses the cluster, four of shape (B, C, 1).
+
+    Whether they are an entrance, a gateway that nobody in the cluster calls, or any gateway where all are called;
+    whether an entrance calls them; how many hops they are behind it, in eighths; and whether any gateway needs them.
+    """
+    uncalled = gateways * (graph.amax(1) == 0)
+    entrance = torch.where(uncalled.amax(1, keepdim=True) > 0, uncalled, gateways)
+    needs = graph.transpose(1, 2)  # row: a component, column: who calls it
+    hops = torch.where(entrance > 0, 0.0, 1.0)
+    reached, behind = entrance[..., None], gateways[..., None]
+    for hop in range(1, _FARTHEST):
+        reached = torch.maximum(reached, (needs @ reached > 0).to(reached.dtype))
+        behind = torch.maximum(behind, (needs @ behind > 0).to(behind.dtype))
+        hops = torch.where((reached[..., 0] > 0) & (hops == 1.0), hop / _FARTHEST, hops)
+    called = (needs @ entrance[..., None] > 0).to(reached.dtype)
+    return [entrance[..., None], called, hops[..., None], behind]

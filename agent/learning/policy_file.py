@@ -27,7 +27,7 @@ from .ppo.choosing import PpoPolicy, new_policy
 from .ppo.looks import LATELY_MIN
 from .ppo.set_policy import SetPolicy
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 Network: TypeAlias = ArmNetwork | SetPolicy
 
 _PPO_INPUTS = (
