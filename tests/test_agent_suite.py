@@ -196,6 +196,7 @@ def test_what_a_frozen_suite_fixes_cannot_be_chosen(tmp_path, option, value):
     ("command", "given", "complaint"),
     [
         (learning.benchmark, {"cluster": "simulated", "workers": 2}, "--workers: only with --split"),
+        (learning.benchmark, {"cluster": "simulated", "config": "it.yaml"}, "--cluster: not with --config"),
         (learning.benchmark, {"again": "it", "plant": 3}, "--plant: not with --replay"),
         (learning.benchmark, {"split": "iid", "again": "it"}, "--replay: not with --split"),
         (learning.train, {"held_back": True, "components": (6, 8)}, "--components: not with --held-back"),

@@ -154,6 +154,19 @@ def test_too_little_calibration_cannot_reach_the_level():
     assert score.evidence.verdict is Verdict.INCONCLUSIVE
 
 
+def test_a_promise_that_was_broken_while_nothing_is_compared_is_not_called_noise():
+    def slow_unseen(at_s, values):
+        if 115.0 < at_s <= 118.0:
+            values["client/p50_ms"] = 900.0
+        elif at_s > 100.0:
+            del values["client/p50_ms"]
+
+    record = recorded(slow_unseen, cleared_s=140.0, recovered_s=140.5, ended_s=155.0)
+    score = calibrated().score(record, TOPOLOGY)
+    assert score.evidence.verdict is Verdict.INCONCLUSIVE
+    assert "too little of that was known" in score.reason
+
+
 def test_training_of_which_nothing_was_known_at_its_deadline_is_stuck_by_what_was_seen_after_it():
     def stuck(at_s, values):
         if 103.0 < at_s <= 140.0:

@@ -70,6 +70,8 @@ def benchmark(
             f"unknown: {told.unknown} of {told.offered} experiments; nobody ever tried them, and no policy could"
         )
         return
+    if config is not None:
+        _none_of({"--cluster": cluster}, "not with --config, whose settings say which cluster it is")
     packaged = PACKAGED / f"{cluster or ClusterKind.LOCAL}.yaml"
     settings = load(config or packaged, {"campaign.budget_min": minutes, "campaign.seed": seed})
     folder = run_dir or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-benchmark-{settings.cluster.id}"

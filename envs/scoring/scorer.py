@@ -58,7 +58,7 @@ class Scorer:
         broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without, record.fault))
         promised, inside, exposed, outside = self.families(record, topology)
         decisive = inside if _is_silence_alone(broken) else promised
-        verdict, reason = self._verdict(record, broken, decisive.p)
+        verdict, reason = self._verdict(record, broken, decisive)
         silent = _silent(record, broken)
         spread = max(map(_squashed, outside.moved(self._alpha).values()), default=0.0)
         recovery_ratio = self._recovery_ratio(record, broken)
@@ -152,7 +152,8 @@ class Scorer:
 
     # ---- what it amounts to ---------------------------------------------------------------------------------------
 
-    def _verdict(self, record: Record, broken: Sequence[Broken], p: float) -> tuple[Verdict, str]:
+    def _verdict(self, record: Record, broken: Sequence[Broken], decisive: Family) -> tuple[Verdict, str]:
+        p = decisive.p
         if not record.took:
             symptom = "" if record.fault is None else f": {kind_of(record.fault.kind).symptom}"
             return Verdict.INVALID, f"the fault's symptom was never observed{symptom}"
@@ -161,6 +162,8 @@ class Scorer:
             first += " (and no alert fired)" if broken[0].mechanism is Mechanism.SILENT else ""
             if p <= self._alpha:
                 return Verdict.WEAKNESS, f"{first} (p = {p:.3f})"
+            if math.isnan(p) or not (_is_silence_alone(broken) or any(one.series in decisive.z for one in broken)):
+                return Verdict.INCONCLUSIVE, f"{first}, but too little of that was known to compare it with before"
             return Verdict.INCONCLUSIVE, f"{first}, but p = {p:.3f} does not tell it from this cluster's own noise"
         unknown = self._unknown(record)
         if unknown is not None:
