@@ -79,6 +79,18 @@ def test_planted_switches_are_drawn_by_the_start_and_the_same_for_all(tmp_path):
     assert planted(settings, 1, 0).campaign == settings.campaign
 
 
+def test_what_is_planted_says_nothing_of_what_a_policy_will_draw(tmp_path):
+    """Both follow from the start's seed: with one stream for both, who draws low would look where switches are weak."""
+    settings = load(config_file(tmp_path, "local.yaml"))
+    starts = range(400)
+    first = np.array([np.random.default_rng(seed).random() for seed in starts])
+    switches = [planted(settings, 6, seed).cluster.switches.values() for seed in starts]
+    weak = np.array([[state == "weak" for state in drawn] for drawn in switches])
+    low = first < 0.2
+    shift = np.abs(weak[low].mean(0) - weak[~low].mean(0))
+    assert shift.max() < 0.25, shift
+
+
 @pytest.mark.parametrize(("cluster", "count", "said"), [("local", 99, "--plant 99"), ("simulated", 3, "simulated")])
 def test_what_cannot_be_planted_is_one_line(tmp_path, cluster, count, said):
     told = backburn("benchmark", "--cluster", cluster, "--plant", count, "--run-dir", tmp_path / "it")
@@ -90,6 +102,8 @@ def test_the_table_has_a_line_for_each_policy(done):
     rows = json.loads((done / "benchmark.json").read_text())["policies"]
     lines = lines_of(rows)
     assert lines[0].split()[:6] == ["policy", "area", "found", "missed", "false", "unplanted"]
+    path = "configs/policies/ppo.safetensors"
+    assert lines_of([row | {"policy": path} for row in rows])[1].split()[0] == path
     for row, line in zip(rows, lines[1:], strict=False):
         assert line.startswith(row["policy"])
         assert f"{row['found']}/{row['planted']}" in line

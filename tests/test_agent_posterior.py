@@ -16,7 +16,7 @@ from agent.build.simulated import chaos_env
 from agent.learning import posterior
 from agent.learning.arena import compared, greedily, knowing, randomly, tallied
 from agent.learning.arms import ARM_INPUTS, Surroundings
-from agent.learning.policy_file import read, store
+from agent.learning.policy_file import learnt_on, read, store
 from agent.learning.posterior import ArmNetwork, PosteriorPolicy, best_bets, odds_of
 from agent.learning.train import Lessons, taught
 from agent.learning.worth import worth_on, worth_per_minute
@@ -313,6 +313,13 @@ def test_what_is_stored_is_read(network, tmp_path, campaigns):
     again = read(tmp_path / "it.safetensors", ArmNetwork)
     assert torch.equal(best_bets(again, Surroundings.of(seen), masks), best_bets(network, Surroundings.of(seen), masks))
     assert policy_named(str(tmp_path / "it.safetensors"), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("generator", [{"without": None}, {"without": 5}, {"families": None}])
+def test_a_record_that_cannot_be_is_one_clear_error(network, tmp_path, generator):
+    store(network, tmp_path / "it.safetensors", {"generator": generator})
+    with pytest.raises(BadInput, match="allowed is a list of names"):
+        learnt_on(tmp_path / "it.safetensors")
 
 
 def cut_off(path):

@@ -19,7 +19,7 @@ from agent.learning.posterior import ArmNetwork
 from agent.learning.ppo.checkpoint import NAME
 from agent.learning.ppo.choosing import PpoPolicy, new_policy, preferring
 from agent.learning.ppo.device import DevicePPO
-from agent.learning.ppo.practice import FolderKeeper, Practice, practised
+from agent.learning.ppo.practice import FolderKeeper, Practice, _model, practised
 from agent.learning.ppo.set_policy import SetPolicy
 from agent.learning.reasons import Believes
 from agent.settings import PACKAGED
@@ -51,6 +51,16 @@ def taught_by(teacher):
     policy = new_policy(16, teacher.hidden)
     policy.network.teacher.load_state_dict(teacher.state_dict())
     return policy
+
+
+def test_those_who_learn_together_play_campaigns_of_their_own(pool, teacher):
+    one, again, other = (_model(pool, BRIEF, teacher, rank) for rank in (0, 0, 1))
+    assert torch.equal(one.campaigns.cluster, again.campaigns.cluster)
+    assert not torch.equal(one.campaigns.cluster, other.campaigns.cluster)
+    weights = zip(one.policy.parameters(), other.policy.parameters(), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in weights)
+    lucks = {of.campaigns._random.initial_seed() for of in (one, other)}
+    assert len(lucks | {BRIEF.seed}) == 3, "nor is it the luck by which the clusters were drawn"
 
 
 def test_it_begins_as_its_teacher(pool, teacher):

@@ -88,6 +88,7 @@ def test_a_comparison_leaves_a_table_a_file_and_a_picture(tmp_path):
         figures = found[split]
         assert set(figures) == {
             "thompson",
+            "thompson as it ships",
             "posterior",
             "posterior as it ships",
             "static posterior",
@@ -107,7 +108,7 @@ def test_a_comparison_leaves_a_table_a_file_and_a_picture(tmp_path):
                 "clusters",
             } <= set(of)
             assert (of["violations"], of["clusters"]) == (0, 6)
-        assert (tmp_path / f"{split}.svg").read_text().count("<polyline") == 6
+        assert (tmp_path / f"{split}.svg").read_text().count("<polyline") == 7
     with pytest.raises(BadInput, match="holds a benchmark already"):
         compare(["thompson"], ["iid"], tmp_path, Console(quiet=True), clusters=6, threads=1)
 
@@ -131,6 +132,30 @@ def test_who_is_ahead_is_told_cluster_by_cluster():
     assert many["lead_low"] < -0.02 < 0.06 < many["lead_high"]  # by luck of training
     assert (one["seeds"], many["seeds"]) == (1, 3)
     assert "lead" not in first
+
+
+def test_a_pupil_is_compared_with_its_own_teacher():
+    """Teachers differ by luck, and each pupil is ahead of its own: nothing of that luck is in the lead."""
+    areas = np.random.default_rng(0).uniform(1.0, 9.0, 64)
+
+    def tally(area):
+        return Tally(np.repeat(area[:, None], 32, 1), np.ones(64), np.zeros(64))
+
+    tallies = {"random": [tally(0.0 * areas)], "oracle": [tally(10.0 + 0.0 * areas)]}
+    tallies["teachers"] = [tally(areas + luck) for luck in (-2.0, 0.0, 2.0)]
+    tallies["pupils"] = [tally(areas + luck + 0.2) for luck in (-2.0, 0.0, 2.0)]
+    lead = compared(tallies, reference="teachers")["pupils"]
+    assert 0.019 < lead["lead_low"] <= lead["lead"] <= lead["lead_high"] < 0.021
+
+
+def test_the_middle_half_does_not_see_what_a_few_clusters_are_like():
+    def tally(area):
+        return Tally(np.repeat(np.asarray(area, float)[:, None], 32, 1), np.ones(8), np.zeros(8))
+
+    tallies = {"random": [tally([0] * 8)], "oracle": [tally([10] * 8)], "lucky": [tally([2] * 7 + [10])]}
+    figures = compared(tallies)
+    assert figures["lucky"]["iqm"] == pytest.approx(0.2)
+    assert figures["lucky"]["auc"] == pytest.approx(0.3)
 
 
 def test_a_folder_is_one_policy_of_several_trainings(tmp_path):

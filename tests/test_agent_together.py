@@ -160,6 +160,21 @@ def test_leftovers_are_ours_alone(tmp_path):
             process.stdin.close()
 
 
+@pytest.mark.parametrize("named", ["", "somebodys"])
+def test_a_damaged_mark_ends_and_removes_nothing(tmp_path, named):
+    root = tmp_path / named
+    root.mkdir(exist_ok=True)
+    (tmp_path / "bb-link").symlink_to(root)
+    for mark in (root, tmp_path / "bb-link"):
+        (tmp_path / "ray-folder").write_text(f"{mark}\n")
+        with subprocess.Popen([sys.executable, "-c", "input()", f"{root}/it"], stdin=subprocess.PIPE) as process:
+            with pytest.raises(BadInput, match="allowed is a folder of ours"):
+                end_leftovers(tmp_path)
+            assert process.poll() is None
+            process.kill()
+        assert root.is_dir()
+
+
 def test_a_folder_of_another_training_is_one_line(tmp_path):
     teacher = read(PACKAGED / "policies" / "posterior.safetensors", ArmNetwork)
     (tmp_path / "training.json").write_text("{}\n")

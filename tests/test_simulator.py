@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -263,13 +264,15 @@ def test_no_sampled_action_is_masked_and_no_masked_one_touches_anything(pool):
             assert torch.equal(campaigns.step(actions).refused, ~allowed)
             acted += int(allowed.sum())
     assert acted > 1_000_000
-    before = campaigns.state.history.clone()
+    before, components = campaigns.state.history.clone(), campaigns.state.components.clone()
     spent = campaigns.spent_min.clone()
     forbidden = torch.multinomial((~campaigns.masks()[:, :-1]).float(), 1, generator=random).squeeze(1)
     step = campaigns.step(forbidden)
     assert step.refused.all()
     assert not step.reward.any()
+    assert (step.p == 1.0).all(), "a question that costs nothing is not answered"
     assert torch.equal(campaigns.state.history, before)
+    assert torch.equal(campaigns.state.components, components)
     assert torch.equal(campaigns.spent_min, spent)
 
 
@@ -330,7 +333,8 @@ def test_p_values_lie_on_the_grid_and_are_small_where_something_breaks(pool):
     assert p.min() >= 1 / 81 - 1e-6
     weak = torch.cat([step.weak for step in steps])
     assert p[told == Told.WEAKNESS].max() <= 0.05
-    calm = p[~weak]
+    assert (p[told == Told.NOTHING] == 1.0).all(), "what came to nothing tells nothing"
+    calm = p[~weak & (told != Told.NOTHING)]
     assert abs(float((calm <= 0.05).float().mean()) - 4 / 81) < 0.01, "the null is uniform on the grid"
     assert float((told[weak] == Told.WEAKNESS).float().mean()) > 0.5
 
@@ -558,6 +562,13 @@ def test_one_of_a_vector_is_what_one_alone_is(pool):
         if over:
             batch = {name: values[None] for name, values in infos["final_obs"][0].items()}
     assert all(np.array_equal(one[name], batch[name][0]) for name in one)
+
+
+@pytest.mark.parametrize("make", [SimulatedChaosEnv, partial(SimulatedChaosVectorEnv, 8)])
+def test_without_a_seed_two_environments_are_not_the_same(pool, make):
+    one, other = (make(pool=pool) for _ in range(2))
+    seen = [[env.reset()[0]["components"] for _ in range(4)] for env in (one, other)]
+    assert not np.array_equal(seen[0], seen[1])
 
 
 def test_vectors_begin_anew_by_themselves(pool):

@@ -212,18 +212,19 @@ def _row(policy: str, finds: Sequence[Finds], area: Mean | None) -> dict[str, An
 def lines_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the table, for people: per policy one line, then when it confirmed what."""
     headings = ("policy", "area", "found", "missed", "false", "unplanted", "experiments", "minutes", "campaigns")
-    lines = [_line(headings)]
+    first = max(13, *(len(row["policy"]) + 1 for row in rows)) if rows else 13
+    lines = [_line(headings, first)]
     for row in rows:
         mean = None if row["area"] is None else Mean(row["area"], row["area_interval"] and tuple(row["area_interval"]))
         counts = (f"{row['found']}/{row['planted']}", row["missed"], row["false_alarms"], row["unplanted"])
         effort = (f"{row['experiments']} ({row['shams']} shams)", f"{row['spent_min']:.1f}", row["campaigns"])
-        lines.append(_line((row["policy"], "unknown" if mean is None else mean, *counts, *effort)))
+        lines.append(_line((row["policy"], "unknown" if mean is None else mean, *counts, *effort), first))
     for row in rows:
         when = [f"{name} {of['mean']:.1f} ({of['times']}x)" for name, of in row["minutes_to"].items()]
         lines.append(f"{row['policy']} confirmed after minutes, on average: {', '.join(when) or 'nothing'}")
     return lines
 
 
-def _line(cells: Sequence[object]) -> str:
-    widths = (13, 25, 9, 8, 7, 11, 16, 9, 9)
+def _line(cells: Sequence[object], first: int) -> str:
+    widths = (first, 25, 9, 8, 7, 11, 16, 9, 9)
     return "".join(f"{cell!s:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -75,7 +75,8 @@ def planted(settings: Settings, count: int, seed: int) -> Settings:
         raise BadInput(f"--plant: a {settings.cluster.kind} cluster draws its own weaknesses; allowed is a local one")
     if not 0 < count <= len(SWITCHES):
         raise BadInput(f"--plant {count}; allowed is 1 to {len(SWITCHES)}")
-    weak = np.random.default_rng(seed).choice(list(SWITCHES), count, replace=False).tolist()
+    # A stream of its own: the campaign's policy draws from the seed itself.
+    weak = np.random.default_rng([seed, 1]).choice(list(SWITCHES), count, replace=False).tolist()
     switches = {name: "weak" if name in weak else "hardened" for name in SWITCHES}
     cluster = settings.cluster.model_copy(update={"switches": switches})
     return settings.model_copy(update={"cluster": cluster})

@@ -43,8 +43,8 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     Args:
         names: of rivals, or files of incidents, or files that `backburn train` wrote, or folders of such files:
             trainings of one policy that differ by their seeds. A policy that has learnt brings itself along with the
-            head and the floor that it has on a real cluster (`as it ships`), a posterior-greedy one also as it would
-            choose if it never learnt anything there (`static`).
+            head and the floor that it has on a real cluster (`as it ships`), and so does Thompson with its floor; a
+            posterior-greedy one also as it would choose if it never learnt anything there (`static`).
 
     Raises:
         BadInput: a name is not known, or a file cannot be read.
@@ -56,6 +56,9 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     def by(path: Path) -> Maker:
         incidents = incidents_in(path)
         return each(lambda random: IncidentPolicy(incidents, random))
+
+    def with_a_floor(make: Maker) -> Maker:
+        return lambda count: floored(make(count))
 
     known: dict[str, Maker] = {
         **{name: each(make) for name, make in UNLEARNED.items()},
@@ -73,6 +76,8 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
             found |= trained
         elif name in known:
             found[name] = [known[name]]
+            if name == "thompson":
+                found[f"{name} as it ships"] = [with_a_floor(known[name])]
         else:
             raise BadInput(
                 f"unknown policy {name!r}; allowed are {', '.join(known)}, files of incidents that end in .yaml, and "

@@ -106,7 +106,9 @@ def train(
     components: Annotated[
         tuple[int, int] | None, typer.Option(help="Fewest and most components of a cluster; 6 and 24 if not given.")
     ] = None,
-    hidden: Annotated[int | None, typer.Option(min=4, help="Width of the network: 64, or 16 with ppo.")] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=4, max=4096, help="Width of the network; 64, or 16 with ppo.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seeds every random choice.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to learn.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import trim_mean
 
 from envs import encoding
 from envs.simulator.campaigns import MOST_EXPERIMENTS, Campaigns
@@ -90,10 +91,13 @@ def compared(
 ) -> dict[str, dict[str, float]]:
     """Returns every policy's figures; `random` and `oracle` have to be among them.
 
-    Normalised areas with 95 % intervals, from resampled clusters, the same ones for all, and resampled trainings.
+    Normalised areas with 95 % intervals, from resampled clusters and trainings, the same ones for all policies with as
+    many; beside the mean (`auc`) that of the middle half, the interquartile mean (`iqm`; Agarwal et al., "Deep
+    reinforcement learning at the edge of the statistical precipice", NeurIPS 2021).
 
     Args:
-        tallies: of every training of a policy, all on the same clusters.
+        tallies: of every training of a policy, all on the same clusters. Trainings of two policies at the same place
+            are taken for a pair, such as a teacher and who began from it.
         reference: a policy; tells of every other one how far it is ahead, cluster by cluster (`lead`).
         seed: of what is resampled.
     """
@@ -101,9 +105,12 @@ def compared(
     clusters = len(tallies["random"][0].area)
     resampled = random.integers(clusters, size=(_RESAMPLES, clusters))
     areas = {name: np.stack([each.area for each in of]) for name, of in tallies.items()}
-    drawn = {name: _resampled(area, resampled, random) for name, area in areas.items()}
+    counts = sorted(set(map(len, areas.values())))
+    trainings = {count: random.integers(count, size=(_RESAMPLES, count)) for count in counts}
+    drawn = {name: _resampled(area, resampled, trainings[len(area)]) for name, area in areas.items()}
     span = drawn["oracle"] - drawn["random"]
     chance, truth = areas["random"].mean(), areas["oracle"].mean()
+    middle = {name: float(trim_mean(area, 0.25, axis=None)) for name, area in areas.items()}
     figures: dict[str, dict[str, float]] = {}
     for name, of in tallies.items():
         low, high = np.quantile((drawn[name] - drawn["random"]) / span, [0.025, 0.975])
@@ -112,6 +119,7 @@ def compared(
             "auc": float((areas[name].mean() - chance) / (truth - chance)),
             "low": float(low),
             "high": float(high),
+            "iqm": (middle[name] - middle["random"]) / (middle["oracle"] - middle["random"]),
             "severity": float(np.mean([each.curve[:, -1].mean() for each in of])),
             "discoveries": found / (len(of) * clusters),
             "fdr": false / (found + false) if found + false else 0.0,
@@ -125,10 +133,9 @@ def compared(
 
 
 def _resampled(
-    area: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], random: np.random.Generator
+    area: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], trainings: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """Returns mean areas over resampled clusters and trainings, shape (_RESAMPLES,), of shape (trainings, clusters)."""
-    trainings = random.integers(len(area), size=(len(clusters), len(area)))
     per_cluster = area[trainings].mean(1)
     mean: npt.NDArray[np.float64] = np.take_along_axis(per_cluster, clusters, axis=1).mean(1)
     return mean

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import psutil
 
-from actuators.errors import BackburnError
+from actuators.errors import BackburnError, BadInput
 from envs.staging.processes import adopt_orphans
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Just above the least that Ray allows; nothing large is passed around."""
 
 _MARK = "ray-folder"
+_PREFIX = "bb-"
 _END_WITHIN_S = 10.0
 
 
@@ -75,7 +76,7 @@ def own_ground(folder: Path) -> Iterator[Path]:
     """
     end_leftovers(folder)
     # Unix sockets have short names, and run folders may not.
-    root = Path(tempfile.mkdtemp(prefix="bb-", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
     (folder / _MARK).write_text(f"{root}\n", encoding="utf-8")
     token = root / "token"
     token.touch(mode=0o600)
@@ -115,6 +116,7 @@ def end_leftovers(folder: Path) -> list[int]:
 
     Raises:
         BackburnError: something could not be ended.
+        BadInput: the folder names files that cannot be Ray's; nothing was ended.
     """
     try:
         root = (folder / _MARK).read_text(encoding="utf-8").strip()
@@ -122,10 +124,19 @@ def end_leftovers(folder: Path) -> list[int]:
         return []
     if not root:
         return []
+    if not _is_own(Path(root)):
+        raise BadInput(f"{folder / _MARK} names {root}; allowed is a folder of ours, whose name begins with {_PREFIX}")
     ended = _end(lambda: [process for process in psutil.process_iter() if _has_files_in(process, root)])
     shutil.rmtree(root, ignore_errors=True)
     (folder / _MARK).unlink(missing_ok=True)
     return ended
+
+
+def _is_own(root: Path) -> bool:
+    """Tells whether `own_ground` can have made a folder: any other is not ours to remove, nor is what uses it."""
+    if not root.name.startswith(_PREFIX) or root.is_symlink():
+        return False
+    return not root.exists() or (root.is_dir() and root.stat().st_uid == os.getuid())
 
 
 def _has_files_in(process: psutil.Process, root: str) -> bool:

@@ -135,11 +135,16 @@ def learnt_on(path: Path) -> dict[str, Any]:
     """Returns how the clusters were drawn on which a policy has learnt, empty where its record does not say.
 
     Raises:
-        BadInput: as `record_of`.
+        BadInput: as `record_of`, or what the record says of that cannot be.
     """
     training = record_of(path).get("training")
     generator = training.get("generator") if isinstance(training, dict) else None
-    return generator if isinstance(generator, dict) else {}
+    if not isinstance(generator, dict):
+        return {}
+    for key in ("without", "families"):
+        if key in generator and not isinstance(generator[key], list):
+            raise BadInput(f"policy {path} says that it learnt {key} {generator[key]!r}; allowed is a list of names")
+    return generator
 
 
 def record_of(path: Path) -> dict[str, Any]:

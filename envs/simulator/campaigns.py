@@ -266,7 +266,7 @@ class Campaigns:
             actions: shape (B,), int64, each in [0, A].
 
         Raises:
-            IndexError: there is no such action.
+            IndexError: an action is above A. Negative ones are not looked for: that would be a wait for a GPU.
         """
         stops = actions == self.arms
         arm = torch.where(stops, 0, actions)
@@ -340,6 +340,7 @@ class Campaigns:
         )
         cost = truth[:, _T["cost_min"]] + waiting_min + torch.where(shows, pool.recover_min[cluster, component], 0.0)
         told = torch.where(acts, told, Told.NOTHING)
+        p = torch.where(acts & ~invalid, p, 1.0)
         shown = Shown(
             told,
             torch.where(acts, effect, 0.0),
@@ -369,7 +370,7 @@ class Campaigns:
         self.by_kind[here] = known
 
     def _leave_untold(self, component: torch.Tensor, kind: torch.Tensor, shown: Shown) -> None:
-        """Masks latent faults whose trigger alone has just broken a promise, as `ChaosEnv.telling` does."""
+        """Masks latent faults whose trigger alone has just broken a promise, as `ChaosEnv.telling` does; for good."""
         tells_nothing = self._triggered_by[kind] & (shown.told == Told.WEAKNESS)[:, None]
         self.state.available[self._row, component] &= ~tells_nothing[..., None]
         self.able[self._row, component] = self.state.available[self._row, component].flatten(1).any(1)
@@ -377,7 +378,8 @@ class Campaigns:
     def _touch(self, component: torch.Tensor, acts: torch.Tensor, shown: Shown) -> None:
         """Notes who was hit and when, and lets it show: the last one hit is not all back yet."""
         components = self.state.components
-        components[self._row, self._was_hit, _READY] = components[self._row, self._was_hit, _READY].ceil()
+        last = components[self._row, self._was_hit, _READY]
+        components[self._row, self._was_hit, _READY] = torch.where(acts, last.ceil(), last)
         hurt = 1.0 - 0.5 * shown.effect
         ready = components[self._row, component, _READY]
         components[self._row, component, _READY] = torch.where(acts, ready * hurt, ready)

@@ -57,6 +57,7 @@ class SimulatedChaosEnv(gym.Env[Observation, np.int64]):
         pool: Pool | None = None,
     ) -> None:
         self.campaigns = _campaigns(1, generator, clusters, pool_seed, budget_min, pool)
+        self._has_luck = False
         self.observation_space = cast("gym.Space[Observation]", encoding.observation_space(self.campaigns.state))
         self.action_space = gym.spaces.Discrete(self.campaigns.stop + 1)
 
@@ -65,7 +66,8 @@ class SimulatedChaosEnv(gym.Env[Observation, np.int64]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begins a new campaign; the seed decides on which cluster, and what comes of everything."""
         super().reset(seed=seed)
-        draws = None if seed is None else int(self.np_random.integers(_LARGEST_SEED))
+        draws = None if seed is None and self._has_luck else int(self.np_random.integers(_LARGEST_SEED))
+        self._has_luck = True
         self.campaigns.begin(torch.zeros(1, dtype=torch.long), seed=draws)
         return encoding.observe(self.campaigns.state), {}
 
@@ -101,6 +103,7 @@ class SimulatedChaosVectorEnv(gym.vector.VectorEnv[Observation, npt.NDArray[np.i
         pool: Pool | None = None,
     ) -> None:
         self.num_envs = num_envs
+        self._has_luck = False
         self.campaigns = _campaigns(num_envs, generator, clusters, pool_seed, budget_min, pool)
         self.single_observation_space = encoding.observation_space(self.campaigns.state)
         self.single_action_space = gym.spaces.Discrete(self.campaigns.stop + 1)
@@ -112,7 +115,8 @@ class SimulatedChaosVectorEnv(gym.vector.VectorEnv[Observation, npt.NDArray[np.i
     ) -> tuple[Observation, dict[str, Any]]:
         """Begins new campaigns everywhere."""
         super().reset(seed=seed)
-        draws = None if seed is None else int(self.np_random.integers(_LARGEST_SEED))
+        draws = None if seed is None and self._has_luck else int(self.np_random.integers(_LARGEST_SEED))
+        self._has_luck = True
         self.campaigns.begin(torch.arange(self.num_envs), seed=draws)
         return self._observations(), {}
 

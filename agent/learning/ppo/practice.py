@@ -194,7 +194,7 @@ def practised(
 def _model(pool: Pool, practice: Practice, teacher: ArmNetwork, rank: int) -> DevicePPO:
     seed = practice.seed + _SEEDS_APART * rank
     model = DevicePPO(
-        Campaigns(pool, practice.batch, seed=seed + 2, budget_min=practice.budget_min),
+        Campaigns(pool, practice.batch, budget_min=practice.budget_min),
         critic_first=practice.critic_first,
         weak_epochs=0,  # the teacher knows how likely arms are weak, and nobody asks that head
         hurries=practice.hurries,
@@ -216,8 +216,9 @@ def _model(pool: Pool, practice: Practice, teacher: ArmNetwork, rank: int) -> De
         },
     )
     model.policy.network.teacher.load_state_dict(teacher.state_dict())
-    # All begin as the same network, and then have luck of their own.
+    # All begin as the same network, and then have luck of their own: SB3 has seeded the campaigns with its own seed.
     torch.manual_seed(seed)
+    model.campaigns.begin(torch.arange(practice.batch, device=model.device), seed=seed + 2)
     return model
 
 
