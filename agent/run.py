@@ -114,7 +114,7 @@ class Run:
         self._dry_run = dry_run
         self._afresh = afresh
         self._policy = policy or _named(settings)
-        self._explains = policy is None
+        self._rivals = _rivals(settings.campaign) if policy is None else None
         self.folder = RunFolder(out)
         self.folder.settings(settings.model_dump(mode="json"))
         self.result = Result()
@@ -204,7 +204,7 @@ class Run:
                 result=self.result,
                 seed=campaign.seed,
                 stopwatch=time.perf_counter,
-                explainer=_explainer(policy, env, campaign) if self._explains else None,
+                explainer=None if self._rivals is None else _explainer(policy, env, self._rivals),
             ).run()
         self.timings.agent_cpu_s = time.process_time() - cpu_s
         self.timings.agent_own_s = self.timings.campaign_s - (env.experimenter.lookout.waited_s - waited_s)
@@ -266,13 +266,17 @@ def _named(settings: Settings) -> Callable[[ChaosEnv], Policy]:
     return lambda env: named
 
 
-def _explainer(policy: Policy, env: ChaosEnv, campaign: CampaignSettings) -> Explainer:
-    """Returns who says why, beside what the other policies would take that need no luck to be worth hearing."""
-    rivals = {
+def _rivals(campaign: CampaignSettings) -> dict[str, Policy]:
+    """Returns other policies that need no luck to be worth hearing; read while nothing has been started yet."""
+    return {
         name: policy_named(name, np.random.default_rng(campaign.seed))
         for name in ("round_robin", "thompson", "posterior")
         if name != campaign.policy
     }
+
+
+def _explainer(policy: Policy, env: ChaosEnv, rivals: Mapping[str, Policy]) -> Explainer:
+    """Returns who says why, beside what others would take."""
     return Explainer(policy, rivals, lambda action: str(env.code.decode(action) or "nothing more"))
 
 

@@ -387,6 +387,18 @@ def test_a_dry_run_plans_and_touches_nothing(tmp_path):
     assert result.weaknesses == []
 
 
+def test_a_rival_that_cannot_be_read_is_said_before_anything_is_started(tmp_path, monkeypatch):
+    def named(name, random):
+        if name == "posterior":
+            raise BadInput("policy posterior.safetensors is of another version")
+        return policy_named(name, random)
+
+    monkeypatch.setattr("agent.run.policy_named", named)
+    with pytest.raises(BadInput, match="of another version"):
+        Run(load(config_file(tmp_path)), tmp_path / "run", Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_is_no_longer_safe_leaves_what_it_had(tmp_path, monkeypatch):
     settings = load(config_file(tmp_path, campaign={"budget_min": 3.0}))
     run = Run(settings, tmp_path / "run", Console(quiet=True))

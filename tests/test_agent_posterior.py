@@ -416,11 +416,12 @@ def test_training_from_the_command_line(tmp_path, monkeypatch):
         (["--out", "it.zip"], "has to end in .safetensors"),
         (["--out", "taken.safetensors"], "exists already"),
         (["--out", "it.safetensors", "--components", "2", "4"], "allowed is a range within 6 to 96"),
-        (["--out", "it.safetensors", "--seed", "1000003"], "allowed is 0 to 1000001"),
+        (["--out", "new/it.safetensors", "--seed", "1000003"], "allowed is 0 to 1000001"),
+        (["--out", "new/it.safetensors", "--algorithm", "ppo", "--teacher", "no.safetensors"], "no."),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.safetensors").touch()
     refused(backburn("train", *arguments), 2, said)
-    assert not (tmp_path / "it.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.safetensors"]

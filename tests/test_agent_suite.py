@@ -269,3 +269,18 @@ def test_bad_input_is_one_line(tmp_path):
         "allowed are iid",
     )
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("policies", "splits", "said"),
+    [
+        ([], ["iid"], "--policies names none"),
+        (["ucb", "ucb"], ["iid"], "--policies ucb, ucb; allowed is each of them once"),
+        (["ucb"], ["iid", "iid"], "--split iid, iid; allowed are .*, each once"),
+        (["ucb"], ["iid"], "--run-dir .*taken: cannot be made: File exists"),
+    ],
+)
+def test_what_would_be_done_twice_or_cannot_be_kept_is_refused(tmp_path, policies, splits, said):
+    (tmp_path / "taken").touch()
+    with pytest.raises(BadInput, match=said):
+        compare(policies, splits, tmp_path / "taken", Console(quiet=True), clusters=4, threads=1)

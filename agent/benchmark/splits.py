@@ -150,18 +150,24 @@ def compare(
         workers: how many policies are tried at once, as tasks of a Ray on this host if more than one.
 
     Raises:
-        BadInput: a policy or split is not known, or the folder holds a benchmark already.
+        BadInput: a policy or split is not known or named twice, or the folder holds a benchmark already or cannot be
+            made.
         BackburnError: Ray did not start.
     """
+    if not names or len(set(names)) < len(names):
+        raise BadInput(f"--policies {', '.join(names) or 'names none'}; allowed is each of them once, and at least one")
     unknown = [name for name in splits if name not in suite.SPLITS]
-    if unknown or not splits:
-        allowed = ", ".join(suite.SPLITS)
-        raise BadInput(f"--split {', '.join(unknown) or 'names none'}; allowed are {allowed}")
+    if unknown or not splits or len(set(splits)) < len(splits):
+        named = ", ".join(unknown or splits) or "names none"
+        raise BadInput(f"--split {named}; allowed are {', '.join(suite.SPLITS)}, each once")
     if (out / "benchmark.json").exists():
         raise BadInput(f"{out} holds a benchmark already; choose another folder, nothing was overwritten")
     makers, knowing_more = makers_of(names), informed(names)
     reference = next(iter(makers))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--run-dir {out}: cannot be made: {error.strerror}") from error
     machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, torch {torch.__version__}"
     about = {"schema_version": SCHEMA_VERSION, "machine": machine, "command": " ".join(sys.argv)}
     _write(out / "about.json", about | {"budget_min": suite.BUDGET_MIN})

@@ -65,9 +65,15 @@ def journal_of(settings: Settings) -> Iterator[Journal]:
     """Opens a cluster's journal for a command.
 
     Raises:
+        BadInput: its folder cannot be made.
         Unsafe: it cannot be read.
     """
-    journal = Journal(settings.cluster_state_dir / "journal.db", BootClock(), person())
+    folder = settings.cluster_state_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot make the state folder {folder}: {error.strerror}") from error
+    journal = Journal(folder / "journal.db", BootClock(), person())
     try:
         yield journal
     finally:

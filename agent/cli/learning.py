@@ -22,7 +22,11 @@ def benchmark(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file, in place of a packaged one.")] = None,
     policies: Annotated[
-        str | None, typer.Option(help="Names or files, separated by commas; random, round-robin, thompson and oracle.")
+        str | None,
+        typer.Option(
+            help="Names or files, separated by commas; if not given random, round-robin, thompson and oracle, "
+            "with --split all that have not learnt."
+        ),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Minutes of each campaign.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns of each policy: 1, or 20 with --replay.")] = None,
@@ -61,7 +65,7 @@ def benchmark(
     from ..benchmark.live import Benchmark
     from ..benchmark.replay import replayed
 
-    names = _named(policies or "random,round-robin,thompson,oracle")
+    names = _named("random,round-robin,thompson,oracle" if policies is None else policies)
     if again is not None:
         _none_of(where | {"--run-dir": run_dir}, "not with --replay, which draws from what was recorded")
         told = replayed(again, names, seeds=seeds or 20, budget_min=minutes, first_seed=seed or 0)

@@ -29,7 +29,9 @@ def run(
         str | None,
         typer.Option(help="random, round_robin, ucb, genetic, incident, thompson, posterior, ppo, or a file."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seeds every random choice; with --continuous, each campaign's beside the time.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
@@ -83,7 +85,7 @@ def replay(
 
 def serve(
     config: Config = DEFAULT_CONFIG,
-    host: Annotated[str | None, typer.Option(help="Where to listen; loopback if not said.")] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen, if not service.http.host.")] = None,
     port: Annotated[int | None, typer.Option(help="0: any free port.")] = None,
     campaigns: Annotated[int | None, typer.Option(min=1, help="Ends after so many.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything happens but the harm.")] = False,

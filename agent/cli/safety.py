@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,7 +12,7 @@ import typer
 
 from actuators.errors import Unsafe
 
-from ..settings import load
+from ..settings import Settings, load
 from .options import DEFAULT_CONFIG, AsJson, Config
 
 
@@ -22,13 +24,11 @@ def halt(
     from ..build.state import journal_of, lever_of, person
 
     is_new = not settings.cluster_state_dir.exists()
-    lever_of(settings).engage(reason, person())
+    with _or_unsafe("nothing was halted"):
+        lever_of(settings).engage(reason, person())
     typer.echo(f"engaged: {reason}")
     if is_new:
-        place = settings.cluster_state_dir.resolve()
-        typer.echo(
-            f"nothing has ever run on a cluster whose state is in {place}: right --config, right folder?", err=True
-        )
+        typer.echo(_nothing_ran(settings), err=True)
     with journal_of(settings) as book:
         book.note("lever", f"engaged: {reason}")
 
@@ -38,7 +38,8 @@ def resume(reason: Annotated[str, typer.Option(help="Why it is safe again.")], c
     settings = load(config)
     from ..build.state import journal_of, lever_of, person
 
-    lever_of(settings).release(reason, person())
+    with _or_unsafe("nothing was released"):
+        lever_of(settings).release(reason, person())
     typer.echo(f"released: {reason}")
     with journal_of(settings) as book:
         book.note("lever", f"released: {reason}")
@@ -70,7 +71,7 @@ def recover(
 
 
 def doctor(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Says whether everything is in order; changes nothing."""
+    """Says whether everything is in order; changes nothing but what a run would make anyway."""
     settings = load(config)
     from ..service.doctor import examine
 
@@ -94,6 +95,9 @@ def journal(
     settings = load(config)
     from ..build.state import journal_of
 
+    if not settings.cluster_state_dir.exists():
+        typer.echo(_nothing_ran(settings), err=True)
+        return
     with journal_of(settings) as book:
         entries = list(book.entries())[-(last or 0) :]
     for entry in entries:
@@ -101,3 +105,16 @@ def journal(
             typer.echo(json.dumps(asdict(entry)))
         else:
             typer.echo(f"{entry.at[:19]}  {entry.event:<11} {entry.by:<16} {entry.injection or '-':<16} {entry.reason}")
+
+
+@contextmanager
+def _or_unsafe(outcome: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unsafe(f"{outcome}: {error}") from error
+
+
+def _nothing_ran(settings: Settings) -> str:
+    place = settings.cluster_state_dir.resolve()
+    return f"nothing has ever run on a cluster whose state is in {place}: right --config, right folder?"

@@ -34,11 +34,14 @@ class Ledger:
         path: the database file; created if missing.
 
     Raises:
-        BadInput: the file is not a ledger.
+        BadInput: the file is not a ledger, or cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"cannot make the folder of the ledger {path}: {error.strerror}") from error
         self._path = path
         self._engine = sql.create_engine(f"sqlite:///{path}")
         try:

@@ -122,13 +122,13 @@ def train_ppo(
         BadInput: as `train`, or the teacher cannot be read or has seen what these clusters hold back, or the folder
             holds another training.
     """
-    _require(path, device if ray_address is None else "cpu", practice.seed)  # workers elsewhere have cards of their own
     network = read(teacher, ArmNetwork)
     if has_seen_what_is_held_back(learnt_on(teacher)) and not has_seen_what_is_held_back(asdict(generator)):
         raise BadInput(
             f"--teacher {teacher} has seen what --held-back holds back; "
             "allowed is one that `backburn train --held-back` wrote"
         )
+    _require(path, device if ray_address is None else "cpu", practice.seed)  # workers elsewhere have cards of their own
     torch.set_num_threads(threads)
     began_s = time.monotonic()
     origin = {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]}
@@ -233,16 +233,16 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 (any JSON)
 def _require(path: Path, device: str, seed: int) -> None:
     if path.suffix != ".safetensors" or path.exists():
         raise BadInput(f"--out {path}: {'exists already' if path.exists() else 'has to end in .safetensors'}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
+    if seed >= ASIDE_SEED:
+        raise BadInput(f"--seed {seed}; allowed is 0 to {ASIDE_SEED - 1}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise BadInput(f"--out {path}: cannot write there: {error.strerror}") from error
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
-    if seed >= ASIDE_SEED:
-        raise BadInput(f"--seed {seed}; allowed is 0 to {ASIDE_SEED - 1}")
 
 
 def _pool(generator: Generator, seed: int, console: Console) -> Pool:

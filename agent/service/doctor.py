@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+import requests
+
 from actuators.clock import BootClock
 from actuators.errors import BackburnError
 
+from ..build.parts import policy_named
 from ..build.state import State, open_state
 from ..settings import Settings
 from .schedule import opening
+from .serve import token_of
 from .store import Store
+
+_READY_WITHIN_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,26 @@ def _looks(settings: Settings, state: State) -> Iterator[tuple[str, Callable[[],
         until = "" if now.until is None else f" until {now.until:%a %Y-%m-%d %H:%M UTC}"
         return Finding("schedule", True, f"{'open' if now.is_open else 'closed'}{until}: {now.why}")
 
+    def policy() -> Finding:
+        name = settings.campaign.policy
+        policy_named(name, np.random.default_rng(0))
+        return Finding("policy", True, f"{name} can be read")
+
+    def token() -> Finding:
+        path = service.http.token_file
+        if path is None:
+            return Finding("token", True, "`serve` makes its own in the state folder")
+        token_of(path, make=False)
+        return Finding("token", True, f"{path} can be read")
+
+    def telemetry() -> Finding:
+        if settings.telemetry.source != "prometheus":
+            return Finding("telemetry", True, "comes from the exporters themselves")
+        url = settings.telemetry.prometheus.url
+        answer = requests.get(f"{url}/-/ready", timeout=_READY_WITHIN_S)
+        said = f"the Prometheus at {url} " + ("is ready" if answer.ok else f"answers with {answer.status_code}")
+        return Finding("telemetry", answer.ok, said)
+
     def capacity() -> Finding:
         cores, wanted = len(os.sched_getaffinity(0)), 2
         local = settings.cluster.kind == "local"
@@ -103,4 +130,7 @@ def _looks(settings: Settings, state: State) -> Iterator[tuple[str, Callable[[],
     yield "disk", disk
     yield "memory", memory
     yield "schedule", schedule
+    yield "policy", policy
+    yield "token", token
+    yield "telemetry", telemetry
     yield "machine", capacity

@@ -47,6 +47,8 @@ def serve(
         Unsafe: another service runs on this cluster, or its state cannot be read.
     """
     by = f"service {os.getpid()}"
+    if web and settings.service.http.token_file is not None:
+        token_of(settings.service.http.token_file, make=False)  # what cannot be used is said before anything is made
     with ExitStack() as open_things:
         state = open_state(settings, BootClock(), by)
         open_things.callback(state.close)
