@@ -1,48 +1,40 @@
 """One validated settings model, read once: YAML file, then environment (`BACKBURN_…`), then command line.
 
 Every section is owned by the room that it configures; here they are only put together. A wrong key names the nearest
-right one, and a limit that would stop an experiment before its hypothesis is broken is refused.
+right one, and a limit that would stop an experiment before its hypothesis is broken is refused. So is every number that
+is not finite, whoever says it: no measurement lies beyond NaN or infinity, and a limit that is one would be off.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actuators.errors import BadInput
 from envs.experiment import Patience
 from envs.hypothesis import Hypothesis
+from envs.staging.control import REPAIRS
 from envs.staging.errors import BadInput as PlatformBadInput
 from envs.staging.settings import StagingSettings
 from envs.windows import Shape
 from safety.limits import Limits
 
-from .complaint import one_line
+from . import layers
 from .consistency import require_consistent
 from .service.settings import ServiceSettings
 
 PACKAGED = Path(__file__).resolve().parent.parent / "configs"
 """The settings files that come with Backburn."""
 
-_PREFIX, _WITHIN = "BACKBURN_", "__"
-
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ClusterSettings(_Section):
@@ -194,15 +186,14 @@ class TelemetrySettings(_Section):
         return self
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that a run can be told."""
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix=_PREFIX,
-        env_nested_delimiter=_WITHIN,
         use_attribute_docstrings=True,
+        allow_inf_nan=False,  # holds for the dataclasses in it as well
     )
 
     cluster: ClusterSettings
@@ -220,6 +211,17 @@ class Settings(BaseSettings):
     """What outlives runs: journal, ledger, lever, lease, calibration."""
     runs_dir: Path = Path("runs")
     """Where a run leaves its record and its report."""
+
+    @field_validator("repairs")
+    @classmethod
+    def _can_be_done(cls, repairs: Mapping[str, str]) -> Mapping[str, str]:
+        for component, action in repairs.items():
+            if component not in REPAIRS:
+                raise ValueError(f"there is no component {component!r}; allowed are {', '.join(REPAIRS)}")
+            if action not in REPAIRS[component]:
+                allowed = ", ".join(REPAIRS[component])
+                raise ValueError(f"there is no repair {action!r} of {component}; allowed are {allowed}")
+        return repairs
 
     @property
     def shape(self) -> Shape:
@@ -243,63 +245,15 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         BadInput: it cannot be read, or does not say something sensible; one line with what, where and what is allowed.
     """
+    data = layers.read(path)
+    variables = layers.variables(os.environ, Settings.model_fields)
+    given = {tuple(dotted.split(".")): value for dotted, value in (overrides or {}).items() if value is not None}
+    said = layers.nested([*((variable.keys, variable.value) for variable in variables), *given.items()])
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"cannot read the settings {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise BadInput(f"{path} holds {type(data).__name__}; expected a mapping of sections")
-    strange = [key for key in data if not isinstance(key, str)]
-    if strange:
-        raise BadInput(f"{path} has the key {strange[0]!r}; allowed are names of sections")
-    _require_known_sections(os.environ)
-    try:
-        settings = _layered(data)(**_nested(overrides or {}))
+        settings = Settings.model_validate(layers.over(data, said))
     except ValidationError as error:
-        raise BadInput(f"{path}: {one_line(error, Settings)}") from error
-    except (BadInput, SettingsError) as error:
-        raise BadInput(f"{path}: {error}") from error
+        raise BadInput(layers.blamed(error, Settings, path, variables, given)) from error
+    except BadInput as error:
+        raise BadInput(f"{layers.origin(path, variables)}: {error}") from error
     require_consistent(settings, path)
     return settings
-
-
-def _require_known_sections(environment: Iterable[str]) -> None:
-    """Refuses a variable of a section that there is not: whoever set it believes that it holds."""
-    for name in environment:
-        section = name.removeprefix(_PREFIX).partition(_WITHIN)[0].lower()
-        if name.startswith(_PREFIX) and _WITHIN in name and section not in Settings.model_fields:
-            allowed = ", ".join(Settings.model_fields)
-            raise BadInput(f"the environment sets {name}; there is no section {section!r}, allowed are {allowed}")
-
-
-def _layered(data: dict[str, Any]) -> type[Settings]:
-    """Returns the settings model with a file's content as its lowest layer: arguments, then environment, then file."""
-
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, data)
-
-    return Layered
-
-
-def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns dotted keys into nested mappings; keys without a value are left out."""
-    nested: dict[str, Any] = {}
-    for dotted, value in overrides.items():
-        if value is not None:
-            *sections, key = dotted.split(".")
-            place = nested
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[key] = value
-    return nested

@@ -12,11 +12,12 @@ score     windows to evidence to verdict
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from actuators.catalogue import kind_of
-from actuators.errors import BackburnError, InjectionFailed, RepairFailed
+from actuators.errors import BackburnError, BadInput, InjectionFailed, RepairFailed
 from actuators.fault import Fault, Injection
 from safety.guards import Refusal
 from safety.supervisor import Stop, Supervisor
@@ -77,12 +78,21 @@ class Patience:
         settle_s: for which promises must be kept before they count as kept for good.
         took_s: for a fault's symptom to show.
         repair_s: for a declared repair to help.
+
+    Raises:
+        BadInput: one of them is negative or not finite.
     """
 
     gate_s: float = 120.0
     settle_s: float = 3.0
     took_s: float = 6.0
     repair_s: float = 90.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            time_s = getattr(self, each.name)
+            if not 0.0 <= time_s < math.inf:
+                raise BadInput(f"patience.{each.name} is {time_s:g}; allowed are finite values from 0")
 
 
 class Experimenter:

@@ -11,6 +11,7 @@ alarm, and is no promise of its own: neither the steady state nor the recovery d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -55,6 +56,10 @@ class Clause:
         within_s: deadline of a `return` clause, seconds from the injection; the longest outage that an `alert` clause
             allows nobody to be told of, seconds.
         recover_within_s: deadline for every clause to be kept again, seconds from the end of the fault.
+
+    Raises:
+        BadInput: the series is unknown, what is given does not fit together, a number is not finite (such a promise
+            could never be broken), or a time is negative.
     """
 
     series: str
@@ -79,6 +84,17 @@ class Clause:
             raise BadInput(f"the clause on {self.series}: `must: alert` and the mechanism silent belong together")
         if self.must == "keep" and self.at_most is None:
             raise BadInput(f"the clause on {self.series}: `must: keep` needs at_most, the most that may be lost")
+        self._require_finite()
+
+    def _require_finite(self) -> None:
+        for name in ("at_most", "at_least"):
+            bound = getattr(self, name)
+            if bound is not None and not math.isfinite(bound):
+                raise BadInput(f"the clause on {self.series}: {name} is {bound}; allowed are finite values")
+        for name in ("within_s", "recover_within_s"):
+            time_s = getattr(self, name)
+            if time_s is not None and not 0.0 <= time_s < math.inf:
+                raise BadInput(f"the clause on {self.series}: {name} is {time_s}; allowed are finite values from 0")
 
     @property
     def bounds(self) -> bool:
@@ -112,10 +128,17 @@ class Hypothesis:
     Attributes:
         clauses: the promises.
         samples: how many samples in a row must break a clause before it counts as broken.
+
+    Raises:
+        BadInput: of no sample nothing can be told.
     """
 
     clauses: Sequence[Clause] = field(default_factory=tuple)
     samples: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples < math.inf:
+            raise BadInput(f"hypothesis.samples is {self.samples}; allowed are whole numbers from 1")
 
     def telling_s(self, component: str) -> float:
         """Returns how long a fault of a component has to last to break its promises with a deadline, seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ class ServiceLimit:
         at_most: highest allowed value; None for no upper bound.
         at_least: lowest allowed value; None for no lower bound.
         for_s: how long it may be broken before the fault is reverted, seconds.
+
+    Raises:
+        BadInput: both bounds or none are given, or a number is not finite: such a bound would never be broken.
     """
 
     at_most: float | None = None
@@ -27,8 +31,12 @@ class ServiceLimit:
     def __post_init__(self) -> None:
         if (self.at_most is None) == (self.at_least is None):
             raise BadInput("a service limit needs exactly one of at_most and at_least")
-        if self.for_s < 0:
-            raise BadInput(f"for_s of a service limit is {self.for_s}; allowed are values from 0")
+        for name in ("at_most", "at_least"):
+            bound = getattr(self, name)
+            if bound is not None and not math.isfinite(bound):
+                raise BadInput(f"{name} of a service limit is {bound}; allowed are finite values")
+        if not 0.0 <= self.for_s < math.inf:
+            raise BadInput(f"for_s of a service limit is {self.for_s}; allowed are finite values from 0")
 
     def broken_by(self, value: float) -> bool:
         """Tells whether a measured value lies outside of the limit."""
@@ -56,6 +64,9 @@ class Limits:
         irreversible: fault kinds that cannot be undone and are allowed all the same, by name.
         stale_after_s: oldest measurement that still counts as knowledge, seconds.
         service_levels: what stops a running experiment.
+
+    Raises:
+        BadInput: a number is out of range, or not finite: nothing is ever beyond such a limit.
     """
 
     environment: str = ""
@@ -72,9 +83,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("max_duration_s", "stale_after_s"):
-            if getattr(self, name) <= 0:
-                raise BadInput(f"limits.{name} is {getattr(self, name)}; allowed are values above 0")
+            # Not `<= 0`: nothing is smaller than NaN, and nothing is larger.
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise BadInput(f"limits.{name} is {getattr(self, name)}; allowed are finite values above 0")
         if not 0.0 <= self.max_share <= 1.0:
             raise BadInput(f"limits.max_share is {self.max_share}; allowed are values in [0, 1]")
-        if self.max_open < 1 or self.max_instances < 0:
-            raise BadInput("limits.max_open must be at least 1 and limits.max_instances at least 0")
+        for name, least in (("max_open", 1), ("max_instances", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise BadInput(f"limits.{name} is {getattr(self, name)}; allowed are whole numbers from {least}")

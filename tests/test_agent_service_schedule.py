@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agent.service.schedule import day_of, opening
-from agent.service.settings import DAYS, Freeze, Http, Ladder, Schedule, Window
+from agent.service.settings import DAYS, Daily, Freeze, Http, Ladder, Schedule, Window
 
 BERLIN = "Europe/Berlin"
 
@@ -155,6 +155,18 @@ def _covers(window: Window, local: datetime) -> bool:
         (lambda: Window(begins="25:00", ends="06:00"), "begins"),
         (lambda: Window(days=["someday"], begins="22:00", ends="06:00"), "days"),
         (lambda: Window(begins="22:00+01:00", ends="06:00"), "times are local ones"),
+        # What YAML makes of 22:00 without quotes, and what pydantic would take for 22 minutes past midnight.
+        (lambda: Window(begins=1320, ends="06:00"), 'write it in quotes: "22:00"'),
+        (lambda: Window(begins="22:00", ends=21600.0), 'write it in quotes: "22:00"'),
+        (lambda: Window(begins="1320", ends="06:00"), 'write it in quotes: "22:00"'),
+        (lambda: Window(begins=True, ends="06:00"), 'write it in quotes: "22:00"'),
+        # Seconds since 1970, a freeze that protects nothing.
+        (lambda: Freeze(begins=20261220, ends=20270103), 'write it in quotes: "2026-12-20T00:00"'),
+        (lambda: Freeze(begins="20261220", ends="20270103"), 'write it in quotes: "2026-12-20T00:00"'),
+        (lambda: Freeze(begins="2026-12-20", ends=1.8e9), 'write it in quotes: "2026-12-20T00:00"'),
+        (lambda: Freeze(begins=b"20261220", ends="2027-01-03"), 'write it in quotes: "2026-12-20T00:00"'),
+        (lambda: Daily(minutes=float("inf")), "finite number"),
+        (lambda: Daily(harm_min=float("nan")), "finite number"),
         (lambda: Http(host="0.0.0.0"), "needs a token_file"),  # noqa: S104 (that it is refused is the point)
         (lambda: Http(host="example.org"), "needs a token_file"),
         (lambda: Ladder(begin=2, highest=1), "above highest"),
@@ -163,3 +175,9 @@ def _covers(window: Window, local: datetime) -> bool:
 def test_what_makes_no_sense_is_refused(make, message):
     with pytest.raises(ValidationError, match=message):
         make()
+
+
+def test_a_day_may_be_written_without_a_time_and_as_yaml_reads_it():
+    written = Freeze(begins="2026-12-20", ends="2027-01-03T06:00")
+    assert written == Freeze(begins=date(2026, 12, 20), ends=datetime(2027, 1, 3, 6))
+    assert Window(begins="22:00", ends="06:00:30") == Window(begins=time(22), ends=time(6, 0, 30))

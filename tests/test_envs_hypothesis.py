@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
+from actuators.errors import BadInput
 from envs.hypothesis import Clause, Hypothesis, Mechanism, settled_since
 from envs.telemetry.snapshot import Snapshot
 
@@ -49,3 +53,29 @@ def test_a_promise_is_kept_where_it_was_seen_to_be_kept_lately(newest, steady):
 )
 def test_of_too_few_looks_nobody_can_tell_since_when(values, since_s):
     assert settled_since(PROMISES, looks(*values), 0.0) == since_s
+
+
+TRAINS = Clause("trainer/steps_per_s", Mechanism.STUCK, must="return", at_least=10.0, within_s=40.0)
+
+
+@pytest.mark.parametrize("clause", [PROMISES.clauses[0], TRAINS], ids=["at_most", "at_least"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_promise_that_could_never_be_broken_or_kept_is_refused(clause, value):
+    for name in ("at_most", "at_least", "within_s", "recover_within_s"):
+        if getattr(clause, name) is not None:
+            with pytest.raises(
+                BadInput, match=rf"the clause on {clause.series}: {name} is .*; allowed are finite values"
+            ):
+                replace(clause, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["within_s", "recover_within_s"])
+def test_no_deadline_lies_before_its_beginning(name):
+    with pytest.raises(BadInput, match=f"{name} is -0.5; allowed are finite values from 0"):
+        replace(TRAINS, **{name: -0.5})
+
+
+@pytest.mark.parametrize("samples", [0, -1, math.nan, math.inf])
+def test_of_no_sample_nothing_could_be_told(samples):
+    with pytest.raises(BadInput, match=r"hypothesis.samples is .*; allowed are whole numbers from 1"):
+        Hypothesis(PROMISES.clauses, samples=samples)

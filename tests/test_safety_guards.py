@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actuators.catalogue import CATALOGUE, LEVELS
+from actuators.errors import BadInput
 from actuators.fault import Fault, Target
 from safety.guards import GUARDS, judge
-from safety.limits import OPT_IN_LABEL, Limits
+from safety.limits import OPT_IN_LABEL, Limits, ServiceLimit
 from safety.vitals import ComponentVitals, Identity, Vitals
 
 LIMITS = Limits(
@@ -98,6 +99,23 @@ def test_a_component_that_is_named_may_be_hit_as_a_whole():
 
 def test_limits_that_say_nothing_allow_nothing():
     assert judge(KILL, VITALS, Limits()) is not None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1])
+@pytest.mark.parametrize("name", ["max_open", "max_duration_s", "max_instances", "max_share", "stale_after_s"])
+def test_a_limit_that_nothing_could_exceed_is_none(name, value):
+    with pytest.raises(BadInput, match=f"limits.{name} is {value}; allowed are"):
+        replace(LIMITS, **{name: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nor_is_a_service_level_that_nothing_could_break(value):
+    for bound in ({"at_most": value}, {"at_least": value}, {"at_most": 0.5, "for_s": value}):
+        name = list(bound)[-1]
+        with pytest.raises(BadInput, match=f"{name} of a service limit is {value}; allowed are finite values"):
+            ServiceLimit(**bound)
+    with pytest.raises(BadInput, match="for_s of a service limit is -1; allowed are finite values from 0"):
+        ServiceLimit(at_most=0.5, for_s=-1)
 
 
 faults = st.builds(

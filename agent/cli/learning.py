@@ -175,7 +175,7 @@ def calibrate(runs: Annotated[list[Path], typer.Argument(help="Folders of finish
 def shams(
     config: Config = DEFAULT_CONFIG,
     starts: Annotated[int, typer.Option(min=1, help="Starts of the cluster to record.")] = 2,
-    minutes: Annotated[float, typer.Option(min=1, help="Minutes to record after each start.")] = 15.0,
+    minutes: Annotated[float, typer.Option(min=1, max=1440, help="Minutes to record after each start.")] = 15.0,
     run_dir: Annotated[Path | None, typer.Option(help="Where recordings go, beside those that are there.")] = None,
     score: Annotated[Path | None, typer.Option(help="Judge what was recorded there; record nothing.")] = None,
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: Sequence[Day] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -17,8 +17,46 @@ DAYS: Sequence[Day] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
+
+
+def _is_number(value: object) -> bool:
+    """Tells whether a value is a number, or a text that could be one."""
+    if not isinstance(value, str | bytes):
+        return isinstance(value, int | float)
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _no_number(like: str) -> BeforeValidator:
+    """Returns a check that refuses numbers, which pydantic takes for seconds since midnight or since 1970.
+
+    Args:
+        like: what to write instead.
+    """
+
+    def checked(value: object) -> object:
+        if _is_number(value):
+            raise ValueError(f'a number is neither a time nor a date; write it in quotes: "{like}"')
+        return value
+
+    return BeforeValidator(checked)
+
+
+LocalTime = Annotated[time, _no_number("22:00")]
+"""A time of day. Without quotes YAML reads 22:00 as 1320."""
+
+Moment = Annotated[datetime, _no_number("2026-12-20T00:00")]
+"""A day, with or without a time. A number such as 20261220 would be a moment in 1970."""
 
 
 class Window(_Section):
@@ -27,10 +65,10 @@ class Window(_Section):
     days: Annotated[Sequence[Day], Field(min_length=1)] = DAYS
     """On which days it begins."""
 
-    begins: time
+    begins: LocalTime
     """Local time, such as "22:00"."""
 
-    ends: time
+    ends: LocalTime
     """Local time; one that is not later than `begins` lies on the next day."""
 
     @field_validator("begins", "ends")
@@ -44,10 +82,10 @@ class Window(_Section):
 class Freeze(_Section):
     """A time in which nothing happens, whatever the windows say."""
 
-    begins: datetime
+    begins: Moment
     """Local time, or with an offset."""
 
-    ends: datetime
+    ends: Moment
     """Local time, or with an offset; later than `begins`."""
 
     why: str = "frozen"
@@ -124,7 +162,7 @@ class Ladder(_Section):
 class Retention(_Section):
     """What is kept, and for how long."""
 
-    days: Annotated[float, Field(gt=0)] = 90.0
+    days: Annotated[float, Field(gt=0, le=36500)] = 90.0
     """Of journal entries and run folders; what is not clean, and the ledger of weaknesses, stay for ever."""
 
     runs: Annotated[int, Field(ge=1)] = 200

@@ -124,7 +124,8 @@ class Scorer:
             elif clause.must == "keep":
                 windows[clause.series] = tested.lowest(clause.series)
             else:
-                at_deadline = tested.from_injection(clause.series, clause.within_s or math.inf)
+                within_s = math.inf if clause.within_s is None else clause.within_s
+                at_deadline = tested.from_injection(clause.series, within_s)
                 windows[clause.series] = at_deadline if len(at_deadline) else tested.post(clause.series)
         return windows
 
