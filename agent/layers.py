@@ -155,14 +155,14 @@ def nested(said: Iterable[tuple[tuple[str, ...], object]]) -> dict[str, Any]:
     Raises:
         BadInput: a variable says something plain of a place in which others say more.
     """
-    nested: dict[str, Any] = {}
+    together: dict[str, Any] = {}
     for keys, value in said:
-        _put(nested, keys, value)
-    return nested
+        _put(together, keys, value)
+    return together
 
 
 def over(file: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a file says with what was said elsewhere in its place, key by key."""
+    """Returns what a file says, with what was said elsewhere in its place, key by key; lists are replaced whole."""
     both = {key: over(file[key], said[key]) for key in file.keys() & said.keys() if _are_mappings(file[key], said[key])}
     return {**file, **said, **both}
 
@@ -171,8 +171,8 @@ def _are_mappings(*values: object) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
-def _put(nested: dict[str, Any], keys: tuple[str, ...], value: object) -> None:
-    place = nested
+def _put(together: dict[str, Any], keys: tuple[str, ...], value: object) -> None:
+    place = together
     for depth, section in enumerate(keys[:-1], 1):
         inner = place.setdefault(section, {})
         if not isinstance(inner, dict):
@@ -180,7 +180,7 @@ def _put(nested: dict[str, Any], keys: tuple[str, ...], value: object) -> None:
         place = inner
     if isinstance(value, dict) and isinstance(place.get(keys[-1]), dict):
         for key, each in value.items():
-            _put(nested, (*keys, key), each)
+            _put(together, (*keys, key), each)
     else:
         place[keys[-1]] = deepcopy(value)  # what is put into it later must not change what was said
 

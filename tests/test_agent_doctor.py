@@ -92,6 +92,7 @@ def test_a_prometheus_that_is_to_be_asked_has_to_be_ready(tmp_path, monkeypatch,
         if status is None:
             server.shutdown()
             server.server_close()
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # none of a shell's proxies stands between
         monkeypatch.setenv("BACKBURN_TELEMETRY__SOURCE", "prometheus")
         monkeypatch.setenv("BACKBURN_TELEMETRY__PROMETHEUS__URL", f"http://127.0.0.1:{server.server_port}")
         finding = looked_at(load(config_file(tmp_path, "local.yaml")), "telemetry")

@@ -112,7 +112,7 @@ def train(
     ] = None,
     hidden: Annotated[
         int | None, typer.Option(min=4, max=4096, help="Width of the network; 64, or 16 with ppo.")
-    ] = None,
+    ] = None,  # a file that names a larger one is refused, see policy_file.py
     seed: Annotated[int, typer.Option(min=0, help="Seeds every random choice.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to learn.")] = Device.CPU,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 1,

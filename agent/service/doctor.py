@@ -114,8 +114,10 @@ def _looks(settings: Settings, state: State) -> Iterator[tuple[str, Callable[[],
     def telemetry() -> Finding:
         if settings.telemetry.source != "prometheus":
             return Finding("telemetry", True, "comes from the exporters themselves")
-        url = settings.telemetry.prometheus.url
-        answer = requests.get(f"{url}/-/ready", timeout=_READY_WITHIN_S)
+        url = str(settings.telemetry.prometheus.url).rstrip("/")
+        with requests.Session() as session:
+            session.trust_env = False  # as those who measure: no proxy of the environment stands between
+            answer = session.get(f"{url}/-/ready", timeout=_READY_WITHIN_S)
         said = f"the Prometheus at {url} " + ("is ready" if answer.ok else f"answers with {answer.status_code}")
         return Finding("telemetry", answer.ok, said)
 
