@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from actuators.catalogue import kind_of
 from actuators.fault import Fault, Target
+from safety.guards import Refusal
 
 from . import encoding
 from .clusters.base import Topology
@@ -166,15 +167,16 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
 
         Returns:
             Observation, reward, whether the campaign has ended, False, and `{"outcome": …, "confirmed": …}`: the
-            `Outcome` (None for `stop`) and the fingerprint that this experiment confirmed, if any.
+            `Outcome` (None for `stop`) and the fingerprint that this experiment confirmed, if any; and as `ended_by`
+            the error that forbade the experiment, if one did.
         """
         fault = self.code.decode(int(action))
         if fault is None:
             return self.observation(), 0.0, True, False, {"outcome": None, "confirmed": None}
         try:
-            outcome = self.experiment(fault)
+            outcome = self.experiment(fault) if self._offers(fault) else self._not_offered(fault)
         except (NotSteady, Interrupted) as error:
-            return self.observation(), 0.0, True, False, {"outcome": None, "confirmed": None, "ended_by": str(error)}
+            return self.observation(), 0.0, True, False, {"outcome": None, "confirmed": None, "ended_by": error}
         self.spent_min += outcome.evidence.cost_min
         self.experiments += 1
         known = len(self.gaps)
@@ -192,6 +194,13 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             fault = self.code.decode(int(action))
             mask[action] = fault is not None and self.experimenter.supervisor.would_refuse(fault, vitals) is None
         return mask
+
+    def _offers(self, fault: Fault) -> bool:
+        return bool(self.state.available[(0, *self.code.index(self.code.encode(fault)))])
+
+    def _not_offered(self, fault: Fault) -> Outcome:
+        """Refuses what this cluster cannot be tried by; guards know limits, and not what makes sense on a component."""
+        return self.experimenter.refused(fault, Refusal("environment", f"this cluster does not offer {fault}"))
 
     def close(self) -> None:
         """Ends the cluster."""
@@ -290,17 +299,13 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         self.experiments = 0
 
     def _control(self, trigger: str, target: Target) -> Verdict:
-        """Returns what the trigger alone does to a target: from the history if it was tried, else by trying it now."""
-        tried = [
-            replicates
-            for cell, replicates in self.confirmations.cells.items()
-            if (cell.component, cell.kind) == (target.name, trigger)
-        ]
-        if tried:
-            return tried[0].evidence[-1].verdict
+        """Returns what the trigger alone does to a target: from the history if that is known, else by trying it now."""
         control = self._alone(trigger, target)
         if control is None:
             return Verdict.INVALID
+        known = self._last_verdict(control)
+        if known in {Verdict.WEAKNESS, Verdict.RESILIENT}:
+            return known
         outcome = self.experimenter.run(control)
         self.learn(outcome)
         return outcome.verdict
@@ -319,22 +324,28 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         A latent fault whose trigger alone breaks promises on its target tells nothing: whatever comes of it, nobody
         could say which of the two it came from (`experiment`).
         """
-        broken = {
-            (cell.component, cell.kind)
-            for cell, replicates in self.confirmations.cells.items()
-            if replicates.evidence[-1].verdict is Verdict.WEAKNESS
-        }
+        broken: dict[tuple[str, str], bool] = {}
 
         def tells(fault: Fault | None) -> bool:
-            return fault is not None and (fault.target.name, kind_of(fault.kind).trigger) not in broken
+            if fault is None or (trigger := kind_of(fault.kind).trigger) is None:
+                return fault is not None
+            key = (fault.target.name, trigger)
+            if key not in broken:
+                control = self._alone(trigger, fault.target)
+                broken[key] = control is not None and self._last_verdict(control) is Verdict.WEAKNESS
+            return not broken[key]
 
         return np.array([*(tells(self.code.decode(action)) for action in range(self.code.stop)), True])
 
     def fault_at(self, cell: Cell) -> Fault | None:
         """Returns the fault of a cell, None where this cluster does not offer it as an experiment of its own."""
         fault = self.code.fault(cell.component, cell.kind, cell.intensity)
-        component, kind, level = self.code.index(self.code.encode(fault))
-        return fault if bool(self.state.available[0, component, kind, level]) else None
+        return fault if self._offers(fault) else None
+
+    def _last_verdict(self, fault: Fault) -> Verdict | None:
+        """Returns what a fault's cell has shown last, None if nothing."""
+        replicates = self.confirmations.cells.get(Cell.of(fault))
+        return None if replicates is None else replicates.evidence[-1].verdict
 
     def _alone(self, trigger: str, target: Target) -> Fault | None:
         """Returns the mildest fault of a trigger's kind on a target, None where the target offers none."""

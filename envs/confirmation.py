@@ -63,8 +63,8 @@ class Replicates:
 
     @property
     def reproduced(self) -> int:
-        """How many of them were weaknesses."""
-        return len(self.mechanisms)
+        """How many of them were weaknesses by the most frequent mechanism."""
+        return self.mechanisms.count(self.mechanism) if self.mechanism is not None else 0
 
     @property
     def mechanism(self) -> Mechanism | None:
@@ -75,7 +75,7 @@ class Replicates:
 
     @property
     def confirmed(self) -> bool:
-        """Whether this is shown, and not only seen once."""
+        """Whether this is shown, and not only seen once: promises broken in two ways are each seen once."""
         return self.e_product >= CONFIRMED_E and self.reproduced >= 2
 
 

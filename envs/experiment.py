@@ -6,7 +6,7 @@ watch     until the fault expires, or anything stops it earlier
 recover   until every promise is kept again, or its deadline has passed
 post      two more windows
 repair    a component that is not back gets its declared repair, or is quarantined
-hush      until the cluster's own alerts have ended; nothing is chosen or begun while one fires
+hush      until the cluster's own alerts have ended, as patiently as at a gate; nothing is begun while one fires
 score     windows to evidence to verdict
 """
 
@@ -25,7 +25,7 @@ from safety.vitals import Vitals
 
 from .clusters.base import Cluster
 from .hypothesis import Hypothesis, Mechanism, Phases
-from .lookout import Lookout
+from .lookout import KEPT_SNAPSHOTS, Lookout
 from .outcome import Outcome
 from .scoring import (
     DURING_WINDOWS,
@@ -128,6 +128,8 @@ class Experimenter:
         self._observer = observer
         self._patience = patience or Patience()
         self._shape = scorer.calibration.shape
+        # What the lookout has let go of would count as windows of which nothing is known.
+        self._most_windows = int(KEPT_SNAPSHOTS * cluster.period_s / self._shape.window_s) - 1
 
     # ---- what a campaign asks for ---------------------------------------------------------------------------------
 
@@ -151,6 +153,7 @@ class Experimenter:
             return self._without_score(fault, Verdict.INVALID, f"refused by {injection}", began_s, injection)
         stop, took = self._in_force(injection, injected_s)
         phases = self._recovery(fault, injected_s, self._now_s())
+        nobody_waited = self.supervisor.obstacle()  # then recovery ended at once, and says nothing
         snapshots = self.lookout.since(injected_s - self._shape.quiet_s)
         seen = self._requests(phases)
         without = self.lookout.out_of_game()
@@ -172,9 +175,14 @@ class Experimenter:
         )
         if not stop.clean:
             return outcome.with_verdict(Verdict.TOOL_ERROR, f"the fault leaked: {stop.reason}")
-        if outcome.verdict is Verdict.RESILIENT and outcome.aborted_by is not None:
-            return outcome.with_verdict(Verdict.INVALID, f"cut short by {outcome.aborted_by}")
+        cut_short = outcome.aborted_by or nobody_waited
+        if outcome.verdict is Verdict.RESILIENT and cut_short is not None:
+            return outcome.with_verdict(Verdict.INVALID, f"cut short by {cut_short}")
         return outcome
+
+    def refused(self, fault: Fault, refusal: Refusal) -> Outcome:
+        """Returns the outcome of an experiment that somebody refuses before anything is done."""
+        return self._without_score(fault, Verdict.INVALID, f"refused by {refusal}", self._now_s(), refusal)
 
     def sham(self) -> Outcome:
         """Runs an experiment without a fault: same gate, same windows, same scorer. What it alarms on is false.
@@ -217,7 +225,8 @@ class Experimenter:
             if quiet_since_s is not None and now_s - quiet_since_s >= self._shape.quiet_s:
                 return vitals
             if now_s > deadline_s:
-                why = "; ".join([*(vitals.unsteady or ()), *_told_of(vitals)]) or "telemetry is missing"
+                missing = "telemetry is missing" if quiet_since_s is None else "each time for too short"
+                why = "; ".join([*(vitals.unsteady or ()), *_told_of(vitals)]) or missing
                 raise NotSteady(f"the steady state did not hold within {self._patience.gate_s:g} s: {why}")
 
     def calibrate(self, units: int) -> None:
@@ -229,7 +238,7 @@ class Experimenter:
         """
         fruitless = 0
         while (before := self.scorer.units) < units:
-            windows = units - before + self._shape.reference + UNIT_WINDOWS - 1
+            windows = min(units - before + self._shape.reference + UNIT_WINDOWS - 1, self._most_windows)
             self.gate(None)
             since_s = self.lookout.quiet_since_s or self._now_s()
             until_s = since_s + (windows + 0.5) * self._shape.window_s

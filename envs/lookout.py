@@ -13,7 +13,7 @@ from .hypothesis import Clause, Hypothesis, by_series, settled_since
 from .telemetry.alerts import Spell, spells
 from .telemetry.snapshot import Snapshot, component_of
 
-_KEPT_SNAPSHOTS = 4096
+KEPT_SNAPSHOTS = 4096
 _NOTHING_YET = Snapshot(float("-inf"), {})
 
 
@@ -44,7 +44,7 @@ class Lookout:
         self._hypothesis = hypothesis
         self._quarantined = quarantined
         self._polled = polled
-        self._snapshots: deque[Snapshot] = deque(maxlen=_KEPT_SNAPSHOTS)
+        self._snapshots: deque[Snapshot] = deque(maxlen=KEPT_SNAPSHOTS)
         self._known_at_s = float("-inf")
         self.quiet_since_s: float | None = None
         self.fault_in_force = False

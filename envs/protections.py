@@ -115,9 +115,16 @@ def gap_of(kind: str, role: str, mechanism: Mechanism) -> Gap:
     Gap(role='model-server', lacks='timeout_with_fallback')
     >>> gap_of("network.loss", "model-server", Mechanism.AMPLIFIED)
     Gap(role='model-server', lacks='retry_budget')
+    >>> gap_of("pod.kill", "feature-store", Mechanism.AMPLIFIED)
+    Gap(role='feature-store', lacks='retry_budget')
     """
     known = role if role in ROLES else OTHER
-    answering = [one for one in PROTECTIONS if kind in one.kinds and known in one.roles]
+    here = [one for one in PROTECTIONS if known in one.roles]
+    answering = [one for one in here if kind in one.kinds]
+    in_its_way = [one for one in answering if one.mechanism is mechanism]
+    # Some ways of breaking a promise come from one thing alone, whichever kind of fault brought it about.
+    telling = [one for one in here if [each.mechanism for each in PROTECTIONS].count(one.mechanism) == 1]
+    in_its_way += [one for one in telling if one.mechanism is mechanism]
     # Users who give up after seconds see as unavailable what is slow to all others.
-    best = next((one for one in answering if one.mechanism is mechanism), next(iter(answering), None))
+    best = next(iter([*in_its_way, *answering]), None)
     return Gap(role, f"{kind}|{mechanism}" if best is None else best.name)

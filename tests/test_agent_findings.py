@@ -65,6 +65,32 @@ def test_one_replicate_is_never_enough_however_strong():
     assert confirmed(outcome(e_value=1000.0))[1] == [None]
 
 
+def test_two_ways_that_were_seen_once_each_are_not_one_that_was_seen_twice():
+    slow = outcome(mechanism=Mechanism.SLOW)
+    assert confirmed(outcome(), slow)[1] == [None, None]
+    confirmations, said = confirmed(outcome(), slow, slow)
+    assert said[-1] == Fingerprint("pod.kill", "model-server", Mechanism.SLOW)
+    assert confirmations.cells[Cell.of(KILL)].reproduced == 2
+
+
+def test_a_weakness_is_told_by_an_experiment_that_shows_it():
+    louder = outcome()
+    louder = replace(louder, score=replace(louder.score, evidence=replace(louder.evidence, anomaly_score=0.99)))
+    outcomes = [louder, outcome(mechanism=Mechanism.SLOW), outcome(mechanism=Mechanism.SLOW)]
+    slow = Fingerprint("pod.kill", "model-server", Mechanism.SLOW)
+    found = weakness_of(
+        slow,
+        Cell.of(KILL),
+        confirmed(*outcomes)[0].cells[Cell.of(KILL)],
+        outcomes,
+        severity_of=lambda outcome: 0.9,
+        remedy=remedy_for(slow),
+        seed=3,
+        seen_at="2026-01-01T00:00:00+00:00",
+    )
+    assert (found.mechanism, found.evidence["anomaly_score"]) == ("slow", 0.9)
+
+
 def test_replicates_that_show_nothing_weigh_against_it():
     nothing = outcome(Verdict.RESILIENT, e_value=0.6)
     assert confirmed(outcome(), nothing, outcome())[1] == [None, None, None]

@@ -129,7 +129,9 @@ def weakness_of(
         seen_at: UTC, ISO 8601.
     """
     shown = [o for o in outcomes if o.fault is not None and Cell.of(o.fault) == cell and o.verdict is Verdict.WEAKNESS]
-    clearest = max(shown, key=lambda outcome: outcome.evidence.anomaly_score)
+    # A cell may break promises in several ways: the record tells of the one that was confirmed.
+    alike = [outcome for outcome in shown if outcome.mechanism is fingerprint.mechanism]
+    clearest = max(alike or shown, key=lambda outcome: outcome.evidence.anomaly_score)
     fault = clearest.fault
     if fault is None:
         raise ValueError(f"{fingerprint} has no experiment that shows it")

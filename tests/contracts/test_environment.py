@@ -132,6 +132,22 @@ def test_a_masked_action_never_reaches_an_actuator(settings, tmp_path):
     world.close()
 
 
+def test_what_the_cluster_does_not_offer_is_refused_although_no_guard_would(settings, tmp_path):
+    """Guards know limits; a checkpoint of the gateway would be the trainer's."""
+    world = simulation(settings, tmp_path, units=24)
+    env = ChaosEnv(world, budget_min=1e9)
+    vitals = env.experimenter.gate(None)
+    offered, permits = env.action_masks(), env.experimenter.supervisor.would_refuse
+    beyond = [a for a in np.flatnonzero(~offered).tolist() if permits(env.code.decode(a), vitals) is None]
+    assert any("checkpoint" in env.code.decode(action).kind for action in beyond)
+    for action in beyond:
+        outcome = env.step(action)[4]["outcome"]
+        assert outcome.refusal.guard == "environment"
+        assert outcome.verdict is Verdict.INVALID
+    assert list(world.state.journal.entries()) == []
+    world.close()
+
+
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**16))
 def test_the_mask_is_what_the_door_would_say(seed):
@@ -199,7 +215,8 @@ def test_every_kind_of_fault_on_every_role_shows_some_gap(kind):
             assert gap.role == role
             if gap.lacks != f"{kind}|{mechanism}":
                 (one,) = [one for one in PROTECTIONS if one.name == gap.lacks]
-                assert kind in one.kinds
+                assert role in one.roles or role not in ROLES
+                assert kind in one.kinds or mechanism is one.mechanism
 
 
 def test_an_episode_ends_with_its_budget(settings, tmp_path):

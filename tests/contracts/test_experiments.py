@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 
 from actuators.catalogue import CATALOGUE
@@ -418,6 +419,37 @@ def test_an_experiment_that_is_cut_short_without_a_broken_promise_is_not_resilie
     assert outcome.verdict is Verdict.INVALID
     assert "interrupted" in outcome.score.reason
     assert world.state.journal.open_injections() == []
+    world.close()
+
+
+def test_a_recovery_that_nobody_waited_for_is_not_resilient(settings, tmp_path):
+    """The fault was in force for all of its time, and the end was asked for right after."""
+    world = simulation(settings, tmp_path)
+    supervisor = world.experimenter.supervisor
+    interrupt, watch = supervisor.interrupt, supervisor.watch
+
+    def watched(injection, vitals):
+        stop = watch(injection, vitals)
+        if stop is not None:
+            interrupt("SIGTERM")
+        return stop
+
+    supervisor.watch = watched
+    outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+    assert outcome.stop.cause == "expired"
+    assert outcome.verdict is Verdict.INVALID
+    assert outcome.score.reason == "cut short by interrupted: SIGTERM"
+    world.close()
+
+
+def test_longer_fault_free_time_than_is_kept_is_learnt_in_pieces(settings, tmp_path, monkeypatch):
+    """What the lookout has let go of would count as units of which nothing is known."""
+    monkeypatch.setattr("envs.experiment.KEPT_SNAPSHOTS", 240)
+    monkeypatch.setattr("envs.lookout.KEPT_SNAPSHOTS", 240)
+    world = simulation(settings, tmp_path, units=80)
+    calibration = world.experimenter.scorer.calibration
+    assert len(calibration.stretches) > 1
+    assert all(np.isfinite(stretch).any(axis=1).all() for stretch in calibration.stretches)
     world.close()
 
 
