@@ -11,9 +11,14 @@ door (`safety.supervisor`). This module decides only what to try next and what w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from actuators.catalogue import LEVELS
 from actuators.fault import Fault
@@ -26,9 +31,12 @@ from envs.scoring import Verdict
 
 from .findings.record import now_text
 from .findings.remedies import remedy_for
-from .findings.weakness import Weakness, reproduced_by, weakness_of
+from .findings.weakness import Weakness, identifier, reproduced_by, weakness_of
 from .learning.policy import Policy, require_sense
 from .learning.reasons import Explainer, Reason
+
+_REFUSED_OFTEN = 3
+"""From so many refusals of one experiment on, although nothing spoke against it beforehand, it is not offered again."""
 
 
 class Record(Protocol):
@@ -88,6 +96,17 @@ class Budget:
         return self.minutes * (1.0 - self.reserve_share)
 
 
+class Ending(StrEnum):
+    """How a campaign ended."""
+
+    COMPLETE = "complete"
+    """Minutes or experiments are spent, or the policy stopped."""
+    FORBIDDEN = "forbidden"
+    """Lever, lease, watchdog, a leak, or somebody who asked for the end."""
+    NOT_STEADY = "not steady"
+    """The cluster was not ready for another experiment in time."""
+
+
 @dataclass(slots=True)
 class Result:
     """What a campaign has come to.
@@ -95,7 +114,9 @@ class Result:
     Attributes:
         weaknesses: the confirmed ones.
         confirmed_min: when each of them was confirmed, minutes from the first gate.
-        ended_by: why it ended.
+        ending: how it ended.
+        ended_by: why, in words.
+        verdicts: of what the policy chose, in order.
         spent_min: minutes from the first gate to the last revert.
         decision_s: how long each choice took, seconds.
         shams: how many experiments had no fault, and how many of those alarmed.
@@ -103,11 +124,18 @@ class Result:
 
     weaknesses: list[Weakness] = field(default_factory=list)
     confirmed_min: list[float] = field(default_factory=list)
+    ending: Ending = Ending.COMPLETE
     ended_by: str = "the budget is spent"
+    verdicts: list[Verdict] = field(default_factory=list)
     spent_min: float = 0.0
     decision_s: list[float] = field(default_factory=list)
     shams: int = 0
     sham_alarms: int = 0
+
+    def stopped_by(self, error: Interrupted | NotSteady) -> None:
+        """Keeps what has ended a campaign before its time."""
+        self.ending = Ending.NOT_STEADY if isinstance(error, NotSteady) else Ending.FORBIDDEN
+        self.ended_by = str(error)
 
 
 class Campaign:
@@ -149,6 +177,7 @@ class Campaign:
         self._clock = env.experimenter.cluster.clock
         self._result = result
         self._told = 0
+        self._refusals: Counter[int] = Counter()
 
     def run(self) -> None:
         """Runs the campaign to its end; every way out leaves nothing in force."""
@@ -156,10 +185,13 @@ class Campaign:
         try:
             self._loop(began_s)
         except (Interrupted, NotSteady) as error:
-            self._result.ended_by = str(error)
+            self._result.stopped_by(error)
         finally:
             self._env.experimenter.supervisor.revert_all("the campaign ends")
             self._result.spent_min = (self._now_s() - began_s) / 60.0
+        obstacle = self._env.experimenter.supervisor.obstacle()
+        if obstacle is not None:  # such as a leak at the very end
+            self._result.stopped_by(Interrupted(obstacle))
 
     def _loop(self, began_s: float) -> None:
         observation = self._env.observation()
@@ -171,22 +203,36 @@ class Campaign:
             if self._sham_is_due():
                 self._sham(began_s)
                 continue
+            mask = self._mask(in_time)
+            if not mask[:-1].any():
+                # What is in the way may pass, such as an alert or a moment without telemetry: a gate waits for that.
+                self._env.experimenter.gate(None)
+                observation, mask = self._env.observation(), self._mask(in_time)
             started_s = self._stopwatch()
-            mask = self._env.action_masks() & in_time & self._env.telling()
             require_sense(observation, mask)
             action = self._policy.choose(observation, mask)
             self._result.decision_s.append(self._stopwatch() - started_s)
             reason = None if self._explainer is None else self._explainer.reason(observation, mask, action)
             self._progress.chose(self._env.code.decode(action), (self._now_s() - began_s) / 60.0, reason)
             observation, _, over, _, info = self._env.step(action)
+            kept = self._kept(info["confirmed"], began_s)
             self._tell("choice", reason)
-            if info["confirmed"] is not None:
-                self._conclude(info["confirmed"], began_s)
+            self._conclude(kept, began_s)
+            if "ended_by" in info:
+                raise info["ended_by"]
+            outcome: Outcome | None = info["outcome"]
+            if outcome is not None:
+                self._result.verdicts.append(outcome.verdict)
+                self._refusals[action] += outcome.refusal is not None
             if over:
-                self._result.ended_by = info.get("ended_by") or self._why_over(info["outcome"])
+                self._result.ended_by = "the policy stopped" if outcome is None else "the budget is spent"
                 return
-        # Over between two choices: with minutes left, something stands in the way.
-        self._result.ended_by = self._env.experimenter.supervisor.obstacle() or self._result.ended_by
+
+    def _mask(self, in_time: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Returns which actions are offered to the policy; not what the door has refused again and again."""
+        mask = self._env.action_masks() & in_time & self._env.telling()
+        mask[[action for action, refused in self._refusals.items() if refused >= _REFUSED_OFTEN]] = False
+        return mask
 
     # ---- what keeps the campaign honest ---------------------------------------------------------------------------
 
@@ -205,23 +251,33 @@ class Campaign:
 
     # ---- what was found -------------------------------------------------------------------------------------------
 
-    def _conclude(self, confirmed: Fingerprint, began_s: float) -> None:
-        """Writes down what is confirmed, then looks for its mildest form; on the way more may be confirmed."""
-        waiting = [confirmed]
+    def _kept(self, confirmed: Fingerprint | None, began_s: float) -> list[Fingerprint]:
+        """Keeps a weakness that was just confirmed, if one was.
+
+        At once: to shrink it takes minutes, and may be the end. And before the experiment that confirmed it: who has
+        that and not the weakness takes it for known, and nobody ever hears of it.
+        """
+        if confirmed is None:
+            return []
+        weakness = self._weakness(confirmed, self._env.confirmations.confirmed[confirmed])
+        self._result.weaknesses.append(weakness)
+        self._result.confirmed_min.append((self._now_s() - began_s) / 60.0)
+        self._record.weakness(weakness)
+        return [confirmed]
+
+    def _conclude(self, waiting: list[Fingerprint], began_s: float) -> None:
+        """Tells of weaknesses that were kept, and looks for their mildest forms; on the way more may be confirmed."""
         while waiting:
             fingerprint = waiting.pop(0)
             cell = self._env.confirmations.confirmed[fingerprint]
-            weakness = self._weakness(fingerprint, cell)
-            self._result.weaknesses.append(weakness)
-            self._result.confirmed_min.append((self._now_s() - began_s) / 60.0)
-            # At once: to shrink it takes minutes, and may be the end.
-            self._record.weakness(weakness)
+            (place,) = [n for n, each in enumerate(self._result.weaknesses) if each.id == identifier(fingerprint)]
+            weakness = self._result.weaknesses[place]
             self._progress.confirmed(weakness)
             mildest, more = self._shrunk(cell, fingerprint.mechanism, began_s)
             waiting += more
             if mildest != cell:
-                self._result.weaknesses[-1] = reproduced_by(weakness, mildest)
-                self._record.milder(self._result.weaknesses[-1])
+                self._result.weaknesses[place] = reproduced_by(weakness, mildest)
+                self._record.milder(self._result.weaknesses[place])
 
     def _weakness(self, fingerprint: Fingerprint, cell: Cell) -> Weakness:
         return weakness_of(
@@ -245,15 +301,16 @@ class Campaign:
             milder = self._env.fault_at(cell._replace(intensity=level))
             spent_min = (self._now_s() - began_s) / 60.0
             beside_choices_min = spent_min - self._env.spent_min
-            if milder is None or self._env.is_over or beside_choices_min > self._budget.reserve_min:
+            if milder is None:
+                continue  # the same as a level that is milder still
+            if self._env.is_over or beside_choices_min > self._budget.reserve_min:
                 break
             self._progress.chose(milder, spent_min)
             try:
                 outcome = self._env.experiment(milder)
             except (Interrupted, NotSteady):
                 break  # whether the campaign goes on is for its loop to see
-            also = self._env.learn(outcome)
-            confirmed += [] if also is None else [also]
+            confirmed += self._kept(self._env.learn(outcome), began_s)
             self._tell("shrink")
             if outcome.verdict is not Verdict.WEAKNESS or outcome.mechanism is not mechanism:
                 break
@@ -272,12 +329,6 @@ class Campaign:
             self._record.outcome(outcome, purpose, reason if is_last else None)
             self._progress.judged(outcome, purpose)
         self._env.let_go(first)
-
-    def _why_over(self, outcome: Outcome | None) -> str:
-        obstacle = self._env.experimenter.supervisor.obstacle()
-        if obstacle is not None:
-            return obstacle
-        return "the policy stopped" if outcome is None else "the budget is spent"
 
     def _now_s(self) -> float:
         return self._clock.now().boottime_s

@@ -22,9 +22,25 @@ def require_consistent(settings: Settings, path: Path) -> None:
     Raises:
         BadInput: one line with what, where and what is allowed.
     """
+    _require_a_hypothesis(settings, path)
     _require_limits_outside_hypothesis(settings, path)
     _require_time_for_deadlines(settings, path)
     _require_sound_telemetry(settings, path)
+
+
+def _require_a_hypothesis(settings: Settings, path: Path) -> None:
+    """Refuses a hypothesis that nothing could break, and a gate that is over before it could open."""
+    clauses = settings.hypothesis.clauses
+    if not clauses:
+        raise BadInput(f"{path}: hypothesis.clauses is empty; at least one promise is needed, or nothing can be weak")
+    if max(clause.recover_within_s for clause in clauses) <= 0.0:
+        raise BadInput(f"{path}: recover_within_s is 0 in every clause of the hypothesis; one has to be above 0")
+    quiet_s, gate_s = settings.shape.quiet_s, settings.patience.gate_s
+    if quiet_s >= gate_s:
+        raise BadInput(
+            f"{path}: patience.gate_s is {gate_s:g}; it has to exceed scoring.reference_windows x scoring.window_s, "
+            f"{quiet_s:g}"
+        )
 
 
 def _require_limits_outside_hypothesis(settings: Settings, path: Path) -> None:

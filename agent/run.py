@@ -21,7 +21,7 @@ from .build.parts import policy_named
 from .build.simulated import SimulatedWorld
 from .build.state import lever_of
 from .calibration import Stretch, key_of, recalled, remember
-from .campaign import Budget, Campaign, Result
+from .campaign import Budget, Campaign, Ending, Result
 from .findings.ground_truth import compare
 from .findings.notebook import Notebook, Witness
 from .findings.record import RunFolder, now_text
@@ -154,7 +154,7 @@ class Run:
                 self._campaign(world)
                 self._phases.entered("ending everything", None, None)
         except (Interrupted, NotSteady) as error:
-            self.result.ended_by = str(error)
+            self.result.stopped_by(error)
         except (BadInput, Unsafe) as error:
             if not self.folder.discard_if_empty():
                 self.result.ended_by = str(error)
@@ -164,7 +164,8 @@ class Run:
             self.result.ended_by = f"{type(error).__name__}: {error}"
             self._conclude("failed")
             raise
-        self._conclude("interrupted" if self.interrupted else "done")
+        complete = self.result.ending is Ending.COMPLETE
+        self._conclude("interrupted" if self.interrupted else "done" if complete else "stopped")
         return self.result
 
     def _bring_up(self) -> LocalWorld | SimulatedWorld:
@@ -239,6 +240,7 @@ class Run:
         self.folder.note(
             state=state,
             ended_at=now_text(),
+            ending=result.ending,
             ended_by=result.ended_by,
             spent_min=result.spent_min,
             confirmed_min=result.confirmed_min,

@@ -8,18 +8,24 @@ import signal
 import statistics
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from rich.console import Console
 
-from actuators.errors import BadInput, Unsafe
+from actuators.errors import BackburnError, BadInput, TargetNotFound, Unsafe
 from actuators.fault import Fault, Target
 from agent.build.parts import policy_named
 from agent.build.simulated import SimulatedWorld
 from agent.build.state import lever_of
-from agent.campaign import Budget, Campaign, Result
+from agent.campaign import Budget, Campaign, Ending, Result
+from agent.cli import running
+from agent.cli.options import FailOn
 from agent.findings.ground_truth import SWITCHES
 from agent.findings.report import load_run, rendered
 from agent.findings.waterfall import as_text
@@ -30,6 +36,7 @@ from agent.settings import load
 from envs.chaos import ChaosEnv
 from envs.clusters.simulated.hidden import Hidden
 from envs.confirmation import Fingerprint
+from envs.experiment import NotSteady
 from envs.hypothesis import Mechanism
 from envs.scoring import Verdict
 from tests.conftest import config_file
@@ -126,6 +133,122 @@ def test_an_interruption_between_two_experiments_is_why_it_ended(settings, tmp_p
     Campaign(env, policy, budget, record=log, progress=log, result=result, seed=0, stopwatch=lambda: 0.0).run()
     assert log.outcomes == [("sham", Verdict.RESILIENT)]
     assert result.ended_by == "interrupted: SIGTERM"
+
+
+def test_what_stands_in_the_way_for_a_moment_does_not_end_a_campaign(settings, tmp_path):
+    """An alert, or telemetry that is silent, masks everything just when a policy is to choose; a gate waits for it."""
+    env = ChaosEnv(simulation(settings, tmp_path, hidden=WEAK), budget_min=4.0)
+    masks, nothing = env.action_masks, np.arange(env.code.stop + 1) == env.code.stop
+    asked = []
+    env.action_masks = lambda: nothing if asked.append(0) or len(asked) % 2 else masks()
+    _, result = run_campaign(env, policy_named("round_robin", np.random.default_rng(0)), Budget(5.0, 0.2, 0.1))
+    assert (result.ending, result.ended_by) == (Ending.COMPLETE, "the budget is spent")
+    assert result.verdicts
+
+
+def test_where_nothing_is_ever_offered_the_policy_stops(settings, tmp_path):
+    env = ChaosEnv(simulation(settings, tmp_path, hidden=WEAK), budget_min=4.0)
+    nothing = np.arange(env.code.stop + 1) == env.code.stop
+    env.action_masks = lambda: nothing
+    _, result = run_campaign(env, policy_named("round_robin", np.random.default_rng(0)), Budget(5.0, 0.2, 0.1))
+    assert (result.ended_by, result.verdicts) == ("the policy stopped", [])
+
+
+def test_what_the_door_refuses_again_and_again_is_not_offered_for_ever(settings, tmp_path):
+    """Nothing speaks against it beforehand, and yet its target is not there: half a second each, for hours."""
+    world = simulation(settings, tmp_path)
+    env = ChaosEnv(world, budget_min=20.0)
+
+    def gone(injection_id, fault):
+        raise TargetNotFound("nobody there")
+
+    world.actuators["pod"].prepare = gone
+    pause = env.code.encode(env.code.fault("gateway", "pod.pause", 0.25))
+    log, result = run_campaign(env, ReplayPolicy(pause, 50), Budget(40.0, 0.5, 0.1))
+    assert [verdict for why, verdict in log.outcomes if why == "choice"] == [Verdict.INVALID] * 3
+    assert result.ended_by == "the policy stopped"
+
+
+@pytest.mark.parametrize("way", ["lever", "leak", "not steady"])
+def test_a_run_that_was_not_allowed_to_go_on_says_so(settings, tmp_path, way):
+    world = simulation(settings, tmp_path)
+    env = ChaosEnv(world, budget_min=20.0)
+
+    class InTheWay(Log):
+        def judged(self, outcome, why) -> None:
+            if why == "choice" and way == "lever":
+                world.state.lever.engage("that is enough", "test")
+
+    if way == "leak":
+        world.actuators["pod"].probe_clean = lambda injection: False
+    if way == "not steady":
+        env.experimenter.gate = lambda fault: (_ for _ in ()).throw(NotSteady("it wanders"))
+    log, result = InTheWay(), Result()
+    pause = env.code.encode(env.code.fault("gateway", "pod.pause", 0.25))
+    policy, budget = ReplayPolicy(pause, 50), Budget(40.0, 0.5, 0.1)
+    Campaign(env, policy, budget, record=log, progress=log, result=result, seed=0, stopwatch=lambda: 0.0).run()
+    assert result.ending is (Ending.NOT_STEADY if way == "not steady" else Ending.FORBIDDEN)
+    run = SimpleNamespace(result=result, interrupted=False)
+    error = BackburnError if way == "not steady" else Unsafe
+    with pytest.raises(error, match={"lever": "that is enough", "leak": "leaked", "not steady": "wanders"}[way]):
+        running._end(run, [], FailOn.NEVER)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "ends"),
+    [
+        ([Verdict.WEAKNESS, Verdict.RESILIENT], typer.Exit),
+        ([Verdict.RESILIENT, Verdict.RESILIENT], None),
+        ([Verdict.RESILIENT, Verdict.INVALID], BackburnError),
+        ([Verdict.RESILIENT], BackburnError),
+        ([], BackburnError),
+    ],
+)
+def test_a_replay_without_the_weakness_is_good_news_only_if_all_of_it_was_judged(verdicts, ends, capsys):
+    result = Result(verdicts=verdicts)
+    run = SimpleNamespace(
+        result=result, execute=lambda: result, interrupted=False, folder=SimpleNamespace(path=Path("runs/it"))
+    )
+    with pytest.raises(ends) if ends else nullcontext():
+        running._replayed(run, {"id": "W-1", "severity": "high"}, 2, FailOn.HIGH)
+    shown = verdicts.count(Verdict.WEAKNESS)
+    assert f"W-1 was shown again by {shown} of 2 repeats" in capsys.readouterr().out
+
+
+def test_a_weakness_is_in_the_ledger_before_the_experiment_that_confirmed_it(settings, tmp_path):
+    """A later campaign that recalls the experiment takes the weakness for known; it must not be lost in between."""
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"checkpoint"})))
+    env = ChaosEnv(world, budget_min=20.0)
+    order = []
+
+    class Ordered(Log):
+        def outcome(self, outcome, why, reason=None) -> None:
+            order.append(why)
+
+        def weakness(self, weakness) -> None:
+            order.append("weakness")
+
+    log, worst = Ordered(), Fault("model.checkpoint_corrupt", Target("trainer"), 1.0, 50.0)
+    policy, budget = ReplayPolicy(env.code.encode(worst), 2), Budget(40.0, 0.5, 0.1)
+    Campaign(env, policy, budget, record=log, progress=log, result=Result(), seed=0, stopwatch=lambda: 0.0).run()
+    assert [what for what in order if what != "sham"][:4] == ["control", "choice", "weakness", "choice"]
+
+
+def test_a_level_that_is_the_same_as_a_milder_one_is_skipped_and_not_the_end(settings, tmp_path):
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"checkpoint"})))
+    env = ChaosEnv(world, budget_min=20.0)
+    fault_at = env.fault_at
+    env.fault_at = lambda cell: None if cell.intensity == 0.5 else fault_at(cell)
+    worst = Fault("model.checkpoint_corrupt", Target("trainer"), 1.0, 50.0)
+    _, result = run_campaign(env, ReplayPolicy(env.code.encode(worst), 2), Budget(40.0, 0.5, 0.1))
+    assert result.weaknesses[0].reproducer["intensity"] == 0.25
+
+
+def test_a_promise_of_somebody_who_is_not_there_is_refused(settings, tmp_path):
+    clauses = tuple(replace(clause, series="gatewya/up") for clause in settings.hypothesis.clauses[:1])
+    settings = settings.model_copy(update={"hypothesis": replace(settings.hypothesis, clauses=clauses)})
+    with pytest.raises(BadInput, match=r"names gatewya/up, which this cluster has not; allowed is gateway/up"):
+        simulation(settings, tmp_path)
 
 
 def test_a_confirmed_weakness_is_shrunk_to_its_mildest_form(settings, tmp_path):

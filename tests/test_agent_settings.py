@@ -74,6 +74,15 @@ def test_keys_that_are_no_names_are_refused_in_one_line(tmp_path, text):
         ),
         (lambda d: d["limits"].update(max_duration_s=30.0), "to see it broken takes faults of 45 s"),
         (lambda d: d["hypothesis"]["clauses"][0].update(series="client/foo"), "names the series 'client/foo'"),
+        (
+            lambda d: (d["hypothesis"].update(clauses=[]), d["limits"].update(service_levels={})),
+            "hypothesis.clauses is empty; at least one promise",
+        ),
+        (
+            lambda d: [clause.update(recover_within_s=0.0) for clause in d["hypothesis"]["clauses"]],
+            "recover_within_s is 0 in every clause",
+        ),
+        (lambda d: d["patience"].update(gate_s=12.0), "patience.gate_s is 12; it has to exceed"),
         (lambda d: d["hypothesis"]["clauses"][0].update(within_s=3.0), "within_s belongs to `must: return`"),
         (lambda d: d["hypothesis"]["clauses"][0].update(mechanism="magic"), "'hypothesis.clauses.0.mechanism'"),
         (lambda d: d["cluster"].update(switches={"serving.replica": "weak"}), "did you mean serving.replicas?"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,11 @@ def experimenter_on(
         new_id: names injections, uniquely.
         dry_run: everything happens but the harm.
         sort: which sort of experimenter; one that runs experiments if not given.
+
+    Raises:
+        BadInput: the hypothesis speaks of a series that the cluster does not have.
     """
+    _require_series(settings, cluster.series)
     from envs.experiment import Experimenter
     from envs.scoring import Scorer
     from envs.windows import Calibration
@@ -72,6 +77,13 @@ def experimenter_on(
     )
     scorer = Scorer(Calibration(cluster.series, settings.shape), settings.hypothesis, settings.scoring.alpha)
     return (sort or Experimenter)(cluster, supervisor, scorer, settings.hypothesis, observer, settings.patience)
+
+
+def _require_series(settings: Settings, series: Sequence[str]) -> None:
+    for clause in settings.hypothesis.clauses:
+        if clause.series not in series:
+            near = ", ".join(get_close_matches(clause.series, series)) or ", ".join(series)
+            raise BadInput(f"hypothesis.clauses names {clause.series}, which this cluster has not; allowed is {near}")
 
 
 def policy_named(name: str, random: np.random.Generator) -> Policy:

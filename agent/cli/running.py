@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from actuators.errors import BadInput
+from actuators.errors import BackburnError, BadInput, Unsafe
 from actuators.fault import Fault, Target
 
 from ..settings import Settings, load
 from .findings import from_ledger
-from .options import DEFAULT_CONFIG, Config, FailOn, run_folder
+from .options import DEFAULT_CONFIG, Config, FailOn, Lasting, run_folder
 
 if TYPE_CHECKING:
     from envs.chaos import ChaosEnv
 
     from ..run import Run
+
+
+_REPEAT_MIN = 3.0
+"""Minutes that one repeat of an experiment gets, gates and shams included."""
 
 
 def run(
@@ -57,7 +61,7 @@ def run(
     # Torch and the rest take seconds to import: nobody waits for them to hear of a misspelt key.
     from ..run import Run
 
-    campaign = Run(settings, run_folder(settings, out), Console(), dry_run=dry_run)
+    campaign = Run(settings, run_folder(settings, out), Lasting(), dry_run=dry_run)
     _finish(campaign, fail_on)
 
 
@@ -69,18 +73,20 @@ def replay(
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
 ) -> None:
     """Repeats the mildest experiment that showed a weakness."""
-    weakness = from_ledger(load(config), lambda ledger: ledger.get(identifier))
-    settings = load(config, {"campaign.experiments": times})
+    settings = load(config)
+    weakness = from_ledger(settings, lambda ledger: ledger.get(identifier))
+    minutes = max(settings.campaign.budget_min, _REPEAT_MIN * times)
+    settings = load(config, {"campaign.experiments": times, "campaign.budget_min": minutes})
     from ..learning.replay import ReplayPolicy
     from ..run import Run
 
     campaign = Run(
         settings,
         run_folder(settings, out),
-        Console(),
+        Lasting(),
         policy=lambda env: ReplayPolicy(_action(env, weakness), times),
     )
-    _finish(campaign, fail_on)
+    _replayed(campaign, weakness, times, fail_on)
 
 
 def serve(
@@ -98,7 +104,7 @@ def serve(
 def _serve(settings: Settings, *, web: bool, dry_run: bool, campaigns: int | None = None) -> None:
     from ..service.serve import serve as go_on
 
-    go_on(settings, Console(), web=web, dry_run=dry_run, campaigns=campaigns)
+    go_on(settings, Lasting(), web=web, dry_run=dry_run, campaigns=campaigns)
 
 
 def _finish(campaign: Run, fail_on: FailOn) -> None:
@@ -110,9 +116,41 @@ def _finish(campaign: Run, fail_on: FailOn) -> None:
     if campaign.truth is not None:
         typer.echo(described(campaign.truth))
     typer.echo(f"report: {campaign.folder.path / 'report.html'}")
+    _end(campaign, [weakness.severity for weakness in result.weaknesses], fail_on)
+
+
+def _replayed(campaign: Run, weakness: dict[str, Any], times: int, fail_on: FailOn) -> None:
+    """Says what repeats have shown; no weakness in them is good news only if all of them could be judged."""
+    from envs.scoring import Verdict
+
+    verdicts = campaign.execute().verdicts
+    shown, borne = verdicts.count(Verdict.WEAKNESS), verdicts.count(Verdict.RESILIENT)
+    typer.echo(f"\n{weakness['id']} was shown again by {shown} of {times} repeats, and not by {borne}")
+    typer.echo(f"report: {campaign.folder.path / 'report.html'}")
+    _end(campaign, [weakness["severity"]] if shown else [], fail_on)
+    if not shown and borne < times:
+        reason = campaign.result.ended_by if len(verdicts) < times else "the others could not be judged"
+        raise BackburnError(f"only {borne} of {times} repeats say anything: {reason}")
+
+
+def _end(campaign: Run, severities: Sequence[str], fail_on: FailOn) -> None:
+    """Ends a command by what a run has come to; who asked for the end gets what was found by then.
+
+    Raises:
+        Unsafe: lever, lease, watchdog or a leak has ended it.
+        typer.Exit: with 1, something was found that is severe enough.
+        BackburnError: the cluster was not ready for experiments.
+    """
+    from ..campaign import Ending
+
+    result = campaign.result
+    if result.ending is Ending.FORBIDDEN and not campaign.interrupted:
+        raise Unsafe(result.ended_by)
     ranks = list(FailOn)
-    if any(ranks.index(FailOn(weakness.severity)) >= ranks.index(fail_on) for weakness in result.weaknesses):
+    if any(ranks.index(FailOn(severity)) >= ranks.index(fail_on) for severity in severities):
         raise typer.Exit(1)
+    if result.ending is Ending.NOT_STEADY:
+        raise BackburnError(result.ended_by)
 
 
 def _action(env: ChaosEnv, weakness: dict[str, Any]) -> int:
