@@ -136,3 +136,19 @@ def test_another_cluster_begins_anew(seen):
     head.corrected(Surroundings.of(told(seen, int(allowed[0].nonzero()[0]), WEAKNESS)), odds)
     fewer = {name: values[:2] for name, values in seen.items()}
     assert torch.allclose(head.corrected(Surroundings.of(fewer), odds[:2]), odds[:2])
+
+
+@pytest.mark.parametrize("shows", ["other roles", "less told"])
+def test_other_clusters_in_the_same_place_begin_anew(seen, shows):
+    """As simulated campaigns that restart: what was looked at before is written over."""
+    seen, allowed = seen
+    head, odds, arm = Head(), odds_like(allowed), int(allowed[0].nonzero()[0])
+    head.corrected(Surroundings.of(seen), odds)
+    seen["arms"].copy_(told(seen, arm, WEAKNESS)["arms"])
+    assert not torch.allclose(head.corrected(Surroundings.of(seen), odds), odds)
+    if shows == "other roles":
+        seen["components"].copy_(seen["components"].flip(0))
+        seen["arms"].copy_(told(seen, arm, WEAKNESS)["arms"])
+    else:
+        seen["arms"].copy_(told(seen, arm, WEAKNESS, times=-1)["arms"])
+    assert torch.allclose(head.corrected(Surroundings.of(seen), odds), odds)

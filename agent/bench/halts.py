@@ -161,6 +161,9 @@ def main() -> None:
                 f"{figure['not_seen_to_be_gone']} not seen to be gone",
                 soft_wrap=True,
             )
+    done = found["all"]["halts"]
+    if done < chosen.halts:
+        console.print(f"  ended after {done} of {chosen.halts} halts: refused, interrupted, or not calm in time")
     console.print(f"  aim: p99 at most {_AIM_S:g} s")
     path = Path(settings.runs_dir) / "halts.json"
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

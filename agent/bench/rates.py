@@ -182,9 +182,11 @@ def _cost(count: int, components: int) -> Cost:
 
 
 def _alone(campaigns: Campaigns) -> tuple[int, Callable[[], object]]:
+    """Steps by arms that each cluster offers, whichever cluster a campaign has come to: few of them are refused."""
     random = torch.Generator(campaigns.device).manual_seed(0)
-    drawn = torch.multinomial(campaigns.masks()[:, :-1].float(), 4, generator=random).T
-    return _STEPS * campaigns.count, lambda: [campaigns.step(drawn[step % 4]) for step in range(_STEPS)]
+    offered = campaigns.pool.available.flatten(1).float()
+    drawn = torch.multinomial(offered, _STEPS, replacement=True, generator=random)
+    return _STEPS * campaigns.count, lambda: [campaigns.step(drawn[campaigns.cluster, n]) for n in range(_STEPS)]
 
 
 def _choosing(pool: Pool) -> tuple[int, Callable[[], object]]:

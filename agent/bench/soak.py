@@ -223,7 +223,7 @@ def main() -> None:
             )
     except BackburnError as error:
         sys.exit(f"soak: {error}")
-    print(f"{platform.node() or 'host'}, {len(os.sched_getaffinity(0))} cores: {' '.join(sys.argv)}")  # noqa: T201
+    print(f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
     for name, value in facts.items():
         if name != "samples":
             print(f"{name:>16}  {value}")  # noqa: T201

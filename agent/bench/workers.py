@@ -45,7 +45,7 @@ def rate(workers: int, steps: int, folder: Path) -> float:
         steps: experiments on each cluster of each worker's batch.
         folder: a new one.
     """
-    practice = Practice(steps=steps, batch=256, judged_every=steps)
+    practice = Practice(steps=steps, batch=256, critic_first=0, judged_every=steps)
     teacher = read(PACKAGED / "policies" / "posterior.safetensors", ArmNetwork)
     generator = Generator((_COMPONENTS, _COMPONENTS))
     group = Group(workers, 1, "cpu", None, generator, clusters=_CLUSTERS, aside=8, aside_seed=1)
@@ -70,7 +70,7 @@ def apart(workers: Sequence[int], steps: int, folder: Path) -> float:
 def main() -> None:
     """Measures, prints, and writes down."""
     parser = argparse.ArgumentParser(prog="python -m agent.bench.workers", description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=384)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bb-") as place:
         rates = {name: apart(groups, chosen.steps, Path(place) / name) for name, groups in _CASES.items()}

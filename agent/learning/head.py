@@ -55,7 +55,8 @@ class Head:
             self._covariance = (self._prior_sd**2 * torch.eye(size, device=odds.device)).repeat(b, 1, 1)
         else:
             self._learn(of_component, of_kind, told - self._told)
-        self._roles, self._odds, self._told = of_component, odds, told
+        # A copy: simulated campaigns that begin anew write over what this looks at.
+        self._roles, self._odds, self._told = of_component.clone(), odds, told
         b, c, k, levels, _ = arms.history.shape
         any_, roles, families = self._mean[:, :1], self._mean[:, 1 : 1 + _ROLES], self._mean[:, 1 + _ROLES :]
         shift = (of_component @ roles[..., None]).view(b, c, 1, 1) + (families @ of_kind.T).view(b, 1, k, 1)

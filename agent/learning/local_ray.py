@@ -96,6 +96,7 @@ def own_ground(folder: Path) -> Iterator[Path]:
             "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # Ray brings to the driver what workers print, and it would be twice
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
             "GLOO_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "lo",
         }
     )
     adopt_orphans()

@@ -128,7 +128,8 @@ def train_ppo(
             f"--teacher {teacher} has seen what --held-back holds back; "
             "allowed is one that `backburn train --held-back` wrote"
         )
-    _require(path, device if ray_address is None else "cpu", practice.seed)  # workers elsewhere have cards of their own
+    here = device if ray_address is None else "cpu"  # workers elsewhere have cards of their own
+    _require(path, here, practice.seed, workers)
     torch.set_num_threads(threads)
     began_s = time.monotonic()
     origin = {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]}
@@ -230,11 +231,13 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 (any JSON)
     return sorted(value) if isinstance(value, frozenset) else value
 
 
-def _require(path: Path, device: str, seed: int) -> None:
+def _require(path: Path, device: str, seed: int, workers: int = 1) -> None:
     if path.suffix != ".safetensors" or path.exists():
         raise BadInput(f"--out {path}: {'exists already' if path.exists() else 'has to end in .safetensors'}")
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
+    if device == "cuda" and torch.cuda.device_count() < workers:
+        raise BadInput(f"--workers {workers}: PyTorch sees {torch.cuda.device_count()} GPU(s) here, and each needs one")
     if seed >= ASIDE_SEED:
         raise BadInput(f"--seed {seed}; allowed is 0 to {ASIDE_SEED - 1}")
     try:

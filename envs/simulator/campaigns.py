@@ -266,7 +266,8 @@ class Campaigns:
             actions: shape (B,), int64, each in [0, A].
 
         Raises:
-            IndexError: an action is above A. Negative ones are not looked for: that would be a wait for a GPU.
+            IndexError: an action is above A; on a GPU that ends all work on it. Negative ones are not looked for: that
+                would be a wait.
         """
         stops = actions == self.arms
         arm = torch.where(stops, 0, actions)
@@ -365,7 +366,7 @@ class Campaigns:
         known = by_kind(self.state.history[here])
         gained = (known - self.by_kind[here])[:, : len(IN_ROLE)]
         like = self._role == self._role[self._row, component][:, None]
-        like[self._row, component] = False
+        like.scatter_(1, component[:, None], value=False)
         self.in_role[self._row, :, kind] += like[..., None] * gained[:, None, :]
         self.by_kind[here] = known
 
@@ -398,11 +399,12 @@ class Campaigns:
         luck = torch.rand(len(rows), generator=self._random, device=self.device)
         self.cluster[rows] = clusters
         self.budget_min[rows] = low + (high - low) * luck
-        for counter in (self.spent_min, self.experiments, self.refused, self.confirmed, self.state.now_h):
-            counter[rows] = 0.0
-        self._paid[rows] = False
-        self.hit_at_h[rows] = _LAST_TRY
-        self._was_hit[rows] = 0
+        # A number that is assigned by an index becomes a tensor of the host first, and a GPU would wait for it.
+        counters = (self.spent_min, self.experiments, self.refused, self.confirmed, self.state.now_h)
+        for cleared in (*counters, self._was_hit, self.by_kind, self.in_role):
+            cleared.index_fill_(0, rows, 0)
+        self._paid.index_fill_(0, rows, value=False)
+        self.hit_at_h.index_fill_(0, rows, _LAST_TRY)
         components = self.pool.components[clusters]
         luck = torch.randn(components.shape[:2], generator=self._random, device=self.device)
         present = (_UNUSUAL + _UNUSUAL_SD * luck).clamp(-1.0, 1.0)
@@ -411,7 +413,6 @@ class Campaigns:
         self.state.graph[rows] = self.pool.graph[clusters]
         self._available[rows] = self.pool.available[clusters]
         self._history.index_copy_(0, rows, never_tried(len(rows), self.arms, device=self.device))
-        self.by_kind[rows], self.in_role[rows] = 0.0, 0.0
         self._role[rows], self.able[rows] = self._pool_role[clusters], self._pool_able[clusters]
         self._tell_budget()
 

@@ -68,7 +68,7 @@ class SimulatedChaosEnv(gym.Env[Observation, np.int64]):
         super().reset(seed=seed)
         draws = None if seed is None and self._has_luck else int(self.np_random.integers(_LARGEST_SEED))
         self._has_luck = True
-        self.campaigns.begin(torch.zeros(1, dtype=torch.long), seed=draws)
+        self.campaigns.begin(torch.zeros(1, dtype=torch.long, device=self.campaigns.device), seed=draws)
         return encoding.observe(self.campaigns.state), {}
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -77,7 +77,7 @@ class SimulatedChaosEnv(gym.Env[Observation, np.int64]):
         Raises:
             BadInput: there is no such action.
         """
-        step = self.campaigns.step(_actions(np.array([action]), self.campaigns.stop))
+        step = self.campaigns.step(_actions(np.array([action]), self.campaigns.stop, self.campaigns.device))
         info = {name: float(value[0]) for name, value in _told(step).items()}
         return encoding.observe(self.campaigns.state), float(step.reward[0]), bool(step.over[0]), False, info
 
@@ -117,7 +117,7 @@ class SimulatedChaosVectorEnv(gym.vector.VectorEnv[Observation, npt.NDArray[np.i
         super().reset(seed=seed)
         draws = None if seed is None and self._has_luck else int(self.np_random.integers(_LARGEST_SEED))
         self._has_luck = True
-        self.campaigns.begin(torch.arange(self.num_envs), seed=draws)
+        self.campaigns.begin(torch.arange(self.num_envs, device=self.campaigns.device), seed=draws)
         return self._observations(), {}
 
     def step(
@@ -128,7 +128,7 @@ class SimulatedChaosVectorEnv(gym.vector.VectorEnv[Observation, npt.NDArray[np.i
         Raises:
             BadInput: there is no such action.
         """
-        step = self.campaigns.step(_actions(np.asarray(actions), self.campaigns.stop))
+        step = self.campaigns.step(_actions(np.asarray(actions), self.campaigns.stop, self.campaigns.device))
         over = step.over.cpu().numpy()
         info: dict[str, Any] = {name: value.cpu().numpy() for name, value in _told(step).items()}
         observations = self._observations()
@@ -167,10 +167,10 @@ def _campaigns(
     return Campaigns(pool, count, budget_min=budget_min, restarts=False)
 
 
-def _actions(actions: npt.NDArray[np.int64], stop: int) -> torch.Tensor:
+def _actions(actions: npt.NDArray[np.int64], stop: int, device: torch.device) -> torch.Tensor:
     if ((actions < 0) | (actions > stop)).any():
         raise BadInput(f"action {actions[(actions < 0) | (actions > stop)][0]} does not exist; allowed are 0 to {stop}")
-    return torch.from_numpy(actions.astype(np.int64))
+    return torch.from_numpy(actions.astype(np.int64)).to(device)
 
 
 def _told(step: Step) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """MaskablePPO whose rollout never leaves the device: one overridden method, and a buffer of tensors.
 
 Everything that makes it PPO, `train()` above all, is sb3-contrib's. What is kept of a state is what it takes to judge
-the choice made in it (`looks.Kept`), a twentieth of what was seen.
+the choice made in it (`looks.Kept`), a small part of what was seen.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ class DevicePPO(MaskablePPO):
             looks = self.policy.looks_on(campaigns)
             rollout_buffer.finish(self.policy.choose(looks, deterministic=True, outlook=self._outlook())[1])
         over, earned, lasted = torch.stack(ended, dim=1).flatten(1).cpu()
-        for reward, length in zip(earned[over > 0].tolist(), lasted[over > 0].tolist(), strict=True):
+        newest = (over > 0).nonzero().squeeze(1)[-self._stats_window_size :]
+        for reward, length in zip(earned[newest].tolist(), lasted[newest].tolist(), strict=True):
             cast("Any", self.ep_info_buffer).append({"r": reward, "l": length, "t": 0.0})
         callback.on_rollout_end()
         return True

@@ -110,7 +110,8 @@ class SetPolicy(MaskableActorCriticPolicy):
     def judge(self, kept: Kept, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns values, log-probabilities and entropies, shape (N,) each.
 
-        Of what was kept on a leash, entropies are relative ones: minus the divergence from the other policy.
+        Of what was kept on a leash, entropies are relative ones: minus the divergence from the other policy, as
+        estimated on the component that was chosen.
         """
         at, arm, stops = _parts(kept, actions)
         component = torch.where(stops, kept.able.shape[1], at)
