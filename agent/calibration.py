@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.clusters.base import Topology
+from envs.clusters.recorded import DAMAGED
 from envs.windows import Array, Calibration
 
 _KEPT_S = 7 * 24 * 3600.0
@@ -59,7 +59,7 @@ def recalled(path: Path, key: str) -> list[Stretch]:
                 return []
             windows = np.split(kept["windows"], np.cumsum(kept["lengths"])[:-1])
             found = [Stretch(*each) for each in zip(windows, kept["learnt_s"].tolist(), strict=True)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGED:
         # A cache: one that cannot be read costs minutes, not truth.
         return []
     return [stretch for stretch in found if stretch.learnt_s > since_s]

@@ -235,18 +235,19 @@ class Settings(BaseModel):
         return self.state_dir / self.cluster.id
 
 
-def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load(path: Path, overrides: Mapping[str, Any] | None = None, *, environment: bool = True) -> Settings:
     """Reads and validates a settings file.
 
     Args:
         path: the YAML file.
         overrides: dotted keys and values that win over the file and the environment; None values are left out.
+        environment: whether the environment has a say; it has none in what was recorded earlier.
 
     Raises:
         BadInput: it cannot be read, or does not say something sensible; one line with what, where and what is allowed.
     """
     data = layers.read(path)
-    variables = layers.variables(os.environ, Settings.model_fields)
+    variables = layers.variables(os.environ if environment else {}, Settings.model_fields)
     given = {tuple(dotted.split(".")): value for dotted, value in (overrides or {}).items() if value is not None}
     said = layers.nested([*((variable.keys, variable.value) for variable in variables), *given.items()])
     try:

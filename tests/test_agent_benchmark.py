@@ -12,13 +12,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from actuators.errors import BadInput
+from actuators.errors import BackburnError, BadInput
 from actuators.fault import Fault, Target
 from agent.benchmark import evidence
 from agent.benchmark.evidence import outcome_of
 from agent.benchmark.figures import lines_of
 from agent.benchmark.live import Benchmark, planted
 from agent.benchmark.replay import Group, RecordedWorld, replayed
+from agent.campaign import Campaign
 from agent.findings.ground_truth import SWITCHES
 from agent.findings.record import RunFolder, outcome_json
 from agent.learning.policy import RoundRobinPolicy
@@ -26,6 +27,7 @@ from agent.settings import Settings, load
 from envs.chaos import ChaosEnv
 from envs.clusters.simulated.hidden import Hidden
 from envs.confirmation import Cell
+from envs.experiment import NotSteady
 from envs.outcome import Outcome
 from envs.recorded import Recorded, RecordedEnv
 from envs.scoring import Verdict
@@ -113,6 +115,12 @@ def test_the_same_seed_replays_the_same_table_and_another_one_another(done):
     first, again, other = (replayed(done, ["random"], seeds=2, budget_min=None, first_seed=seed) for seed in (5, 5, 50))
     assert first == again
     assert first != other
+
+
+def test_a_replay_heeds_no_variable_of_today(done, monkeypatch):
+    recorded = replayed(done, ["random"], seeds=1, budget_min=None, first_seed=5)
+    monkeypatch.setenv("BACKBURN_CAMPAIGN__EXPERIMENTS", "1")
+    assert replayed(done, ["random"], seeds=1, budget_min=None, first_seed=5) == recorded
 
 
 def test_a_replay_keeps_to_what_was_tried_and_counts_what_was_not(done):
@@ -220,6 +228,28 @@ def test_a_benchmark_that_was_cut_off_goes_on_and_comes_to_the_same(done, tmp_pa
     assert (folder / f"start-{cut_off['start']}-{cut_off['policy']}-try-2" / "outcomes.jsonl").exists()
     lines = [len((at / "evidence.jsonl").read_text().splitlines()) for at in (done, folder)]
     assert lines[0] == lines[1]
+
+
+def test_a_campaign_that_was_cut_short_does_not_count_and_is_run_again(tmp_path, monkeypatch):
+    loop, begun = Campaign._loop, []
+
+    def unsteady_at_the_second(campaign: Campaign, began_s: float) -> None:
+        begun.append(campaign)
+        if len(begun) == 2:
+            raise NotSteady("the steady state did not hold")
+        loop(campaign, began_s)
+
+    monkeypatch.setattr(Campaign, "_loop", unsteady_at_the_second)
+    settings, folder = short(tmp_path), tmp_path / "out"
+    with pytest.raises(BackburnError, match="was cut short: the steady state did not hold"):
+        Benchmark(settings, POLICIES, 1, folder, Console(quiet=True)).execute()
+    first = json.loads((folder / "benchmark.json").read_text())
+    assert len(first["campaigns"]) == 1
+    Benchmark(settings, POLICIES, 1, folder, Console(quiet=True)).execute()
+    again = json.loads((folder / "benchmark.json").read_text())
+    assert {campaign["policy"] for campaign in again["campaigns"]} == set(POLICIES)
+    assert again["clusters"] == first["clusters"]
+    assert again["clusters"]["1"]["topology"]["components"]
 
 
 def test_a_benchmark_goes_on_with_its_own_settings_only(done):

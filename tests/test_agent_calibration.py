@@ -41,6 +41,15 @@ def test_what_is_a_week_old_is_gone_however_often_it_was_written_anew(tmp_path):
     assert values(recalled(tmp_path / "calibration.npz", "a key")) == [2.0]
 
 
+def test_a_damaged_file_is_as_good_as_none(tmp_path):
+    path = tmp_path / "calibration.npz"
+    remember(path, [stretch(1.0)], "a key")
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        recalled(path, "a key")  # what it could still read is another question
+
+
 @pytest.mark.parametrize("left", [0, 1, 100, -1])
 def test_a_file_that_cannot_be_read_is_as_good_as_none(tmp_path, left):
     path = tmp_path / "calibration.npz"

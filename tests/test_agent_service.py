@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -29,6 +30,7 @@ from agent.service.settings import Ladder
 from agent.service.status import Status
 from agent.service.store import Rung, Spent, Store
 from agent.settings import Settings, load
+from envs.experiment import NotSteady
 from envs.hypothesis import Broken, Mechanism, Phases
 from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
@@ -245,6 +247,69 @@ def test_records_that_cannot_be_written_are_waited_for(watched, monkeypatch):
     assert len(seen.runs()) == 1
     assert sum("cannot be read or written: OperationalError" in text for text in said) == 1
     assert "disk is full" in seen.status.now().last_error
+
+
+def test_after_campaigns_in_which_nothing_was_judged_it_waits_longer_and_longer(watched, monkeypatch):
+    seen = watched(campaigns=3)
+
+    def unsteady(experimenter, fault):
+        raise NotSteady("the steady state did not hold")
+
+    monkeypatch.setattr("envs.experiment.Experimenter.gate", unsteady)
+    pauses = []
+    monkeypatch.setattr(seen.service, "_pause", pauses.append)
+    seen.service.run()
+    assert pauses == [30.0, 60.0]
+    assert seen.status.now().last_error.endswith("no experiment was judged: the steady state did not hold")
+    assert seen.said("rung") == [], "trust is lost by harm alone"
+
+
+def test_a_disk_on_which_ever_less_is_free_is_said_once_and_old_runs_make_room(watched, monkeypatch):
+    seen = watched(least_free_mib=512.0, retention={"runs": 1})
+    for day in (1, 2):
+        folder = seen.settings.runs_dir / f"run-{day}"
+        folder.mkdir(parents=True)
+        at = f"2026-11-0{day}T00:00:00+00:00"
+        facts = {"by": retention.BY, "cluster": seen.settings.cluster.id, "started_at": at, "ended_at": at}
+        (folder / "run.json").write_text(json.dumps(facts))
+    free = iter(range(400, 0, -1))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=next(free) * 2**20))
+    tidied, tidy = [], seen.service._tidy
+    monkeypatch.setattr(seen.service, "_tidy", lambda: tidied.append(tidy()))
+    turns = []
+    when(seen, lambda: turns.append(None) or len(turns) > 3, lambda: seen.service.end("enough"))
+    seen.service.run()
+    assert seen.said("waiting") == ["fewer than 512 MiB are free on the disk"]
+    assert [folder.name for folder in seen.settings.runs_dir.iterdir()] == ["run-2"]
+    assert len(tidied) == 1
+
+
+def test_a_full_disk_that_the_journal_has_no_room_on_either_is_said_once(watched, monkeypatch):
+    seen = watched(least_free_mib=1e9)
+    note = seen.journal.note
+
+    def full(event: str, reason: str) -> None:
+        if event == "waiting":
+            raise sqlite3.OperationalError("database or disk is full")
+        note(event, reason)
+
+    monkeypatch.setattr(seen.journal, "note", full)
+    said = []
+    monkeypatch.setattr(seen.service._console, "print", lambda text, **_: said.append(text))
+    turns = []
+    when(seen, lambda: turns.append(None) or len(turns) > 4, lambda: seen.service.end("enough"))
+    seen.service.run()
+    assert len(said) == 1
+
+
+def test_a_damaged_journal_is_waited_for(watched):
+    seen = watched()
+    seen.journal._db.execute("INSERT INTO standing VALUES ('bb-1', 1, 'leaked', 'no receipt')")
+    mend = "DELETE FROM standing"
+    when(seen, lambda: bool(seen.said("waiting")), lambda: seen.journal._db.execute(mend))
+    seen.service.run()
+    assert "the journal holds what cannot be read" in seen.said("waiting")[0]
+    assert len(seen.runs()) == 1
 
 
 def test_bad_settings_end_it_before_anything_begins(tmp_path, watched):

@@ -66,6 +66,23 @@ def test_a_freeze_for_ever_never_ends():
         assert (seen.is_open, seen.until) == (False, at("9999-12-31T00:00"))
 
 
+@pytest.mark.parametrize(
+    ("timezone", "begins", "ends"),
+    [
+        ("America/New_York", "2026-01-01T00:00", "9999-12-31T23:59"),  # in UTC, it is the year 10000
+        (BERLIN, "2026-01-01T00:00", "9999-12-31T23:59+00:00"),  # and in Berlin
+        (BERLIN, "0001-01-01T00:00", "9999-12-31T00:00"),  # before the first year
+        ("America/New_York", "0001-01-01T00:00+00:00", "9999-12-31T00:00"),
+    ],
+)
+def test_a_freeze_up_to_the_end_of_all_calendars_freezes(timezone, begins, ends):
+    schedule = Schedule(timezone=timezone, freezes=[Freeze(begins=begins, ends=ends)])
+    seen = opening(schedule, at("2026-06-01T00:00"))
+    assert not seen.is_open
+    assert seen.until.year == 9999
+    assert seen.why.startswith("frozen until")
+
+
 @pytest.mark.parametrize("night", ["2026-10-24", "2026-03-28"])  # clocks go back, forward, on the morning after
 def test_a_night_in_which_clocks_are_moved_is_as_long_as_it_is(night):
     every_night = Schedule(timezone=BERLIN, windows=[Window(begins=time(22), ends=time(6))])

@@ -121,6 +121,12 @@ def test_a_loop_that_has_gone_silent_is_not_healthy(service):
     assert service.get("/healthz").status_code == 200, "a cluster takes minutes to start"
 
 
+def test_a_name_that_settings_allow_is_known_in_any_case(tmp_path, journal):
+    for service in running(tmp_path, journal, Http(port=0, hosts=["Chaos.Example"])):
+        for host in ("Chaos.Example", "chaos.example"):
+            assert service.get("/status", host=host).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "", "[", "localhost@evil.example"])
 def test_another_name_for_this_address_is_turned_away(service, host):
     """A page whose name was rebound to this address comes with the token's owner's browser, and with its own name."""

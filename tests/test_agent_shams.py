@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from actuators.errors import BadInput
 from agent.settings import load
-from agent.shams.counting import Rate
+from agent.shams.counting import Rate, counted
+from agent.shams.judging import Sham
 from agent.shams.measuring import measure
 from agent.shams.recording import record_starts
 from envs.clusters.recorded import Recording
+from envs.scoring import Verdict
 from tests.conftest import config_file
 from tests.test_agent_cli import backburn, refused
 
@@ -47,6 +51,7 @@ def measured(folder) -> tuple[str, dict]:
 def test_fault_free_time_breaks_no_promise(measured):
     said, found = measured
     assert "2 start(s)" in said
+    assert "shams, 0 of which could not be judged" in said
     rows = {row["what"]: row for row in found["judged_by"]["that and all other starts"]}
     weakness = rows["verdict weakness"]
     assert weakness["every"]["alarms"] == 0
@@ -74,6 +79,52 @@ def test_a_rate_keeps_its_promise_only_if_enough_was_seen():
     assert not Rate(0, 20).keeps(0.05)
     assert Rate(10, 200).keeps(0.05)
     assert not Rate(16, 200).keeps(0.05)
+
+
+def test_shams_that_could_not_be_judged_have_not_kept_silent(settings):
+    verdicts = [Verdict.WEAKNESS, Verdict.RESILIENT, Verdict.INVALID, Verdict.INVALID]
+    shams = [Sham(1, 1000.0 * number, verdict, {}, {}) for number, verdict in enumerate(verdicts)]
+    rows = {row.what: (row.every.alarms, row.every.of) for row in counted(shams, settings)}
+    assert rows == {
+        "verdict weakness": (1, 2),
+        "verdict inconclusive": (0, 2),
+        "verdict invalid": (2, 4),
+        "a move shown anywhere": (0, 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scoring", lambda said: said["scoring"].update(alpha=0.1)),
+        ("telemetry.period_s", lambda said: said["telemetry"].update(period_s=0.25)),
+        ("hypothesis", lambda said: said["hypothesis"]["clauses"].pop()),
+    ],
+)
+def test_starts_that_were_not_measured_in_the_same_way_are_not_judged_together(folder, tmp_path, name, change):
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    path = out / "start-2" / "settings.yaml"
+    said = yaml.safe_load(path.read_text())
+    change(said)
+    path.write_text(yaml.safe_dump(said))
+    with pytest.raises(BadInput, match=f"start-2 was recorded with another {name} than start-1"):
+        measure(out, Console(quiet=True))
+
+
+def test_no_variable_of_today_changes_how_a_recording_is_judged(folder, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    monkeypatch.setenv("BACKBURN_SCORING__ALPHA", "0.1")
+    monkeypatch.setattr("agent.shams.measuring.judged", lambda settings, recordings: {})
+    measure(out, Console(quiet=True))
+    assert json.loads((out / "shams.json").read_text())["alpha"] == 0.05
+
+
+def test_a_damaged_recording_is_refused_in_one_line(folder, tmp_path):
+    whole, path = (folder / "start-1" / "quiet.npz").read_bytes(), tmp_path / "quiet.npz"
+    for at in range(len(whole) // 2, 3 * len(whole) // 4, len(whole) // 200):  # compressed values, the largest part
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with pytest.raises(BadInput, match="is not a recording"):
+            Recording.load(path)
 
 
 def test_what_holds_no_recording_is_refused_in_one_line(tmp_path):

@@ -5,6 +5,7 @@ and learns its fault-free time anew, so that none is judged by more evidence tha
 the embedded cluster the same switches are weak at every start, or some that are drawn for each.
 
 A benchmark that was cut off goes on in the same folder: campaigns that are over stand, one in the middle is run again.
+One that was cut short counts as little as one that was killed: it had fewer minutes than the others.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from actuators.errors import BadInput
+from actuators.errors import BackburnError, BadInput
 
 from ..build.parts import policy_named
+from ..campaign import Ending
 from ..findings.ground_truth import SWITCHES
 from ..findings.record import RunFolder
 from ..run import Run
@@ -144,7 +146,7 @@ class Benchmark:
             One row per policy, the best first.
 
         Raises:
-            BackburnError: a campaign could not be run; what was found before is kept.
+            BackburnError: a campaign could not be run, or was cut short; what was found before is kept.
         """
         first_seed = self._settings.campaign.seed
         order = np.random.default_rng(first_seed)
@@ -170,6 +172,11 @@ class Benchmark:
         result = run.execute()
         if run.interrupted:
             return run
+        if result.ending is not Ending.COMPLETE:
+            raise BackburnError(
+                f"the campaign in {path} was cut short: {result.ended_by}; "
+                f"with --run-dir {self._folder.path} the benchmark goes on from there"
+            )
         experiments = evidence.append(self._folder.path, path, policy=policy, start=start, seed=seed)
         self._clusters[start] = {"planted": dict(run.planted), "topology": dict(run.topology)}
         self._finds.append(

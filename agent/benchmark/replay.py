@@ -231,4 +231,4 @@ def _read(folder: Path, budget_min: float | None) -> tuple[Settings, list[Group]
         if None not in recorded:
             raise BadInput(f"{folder} holds no sham of start {starts[0]}; a campaign begins with one")
         groups.append(Group(starts[0], clusters[starts[0]]["planted"], topologies[starts[0]], recorded))
-    return load(folder / "settings.yaml", {"campaign.budget_min": budget_min}), groups
+    return load(folder / "settings.yaml", {"campaign.budget_min": budget_min}, environment=False), groups

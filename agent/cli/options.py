@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import datetime
 from enum import StrEnum
@@ -54,6 +55,18 @@ def run_folder(settings: Settings, out: Path | None) -> Path:
     return out or settings.runs_dir / f"{datetime.now():%Y-%m-%d-%H%M%S}-{settings.cluster.id}"
 
 
+class Lasting(Console):
+    """A console that ends nothing when its reader is gone, such as a `tee` that died: it falls silent.
+
+    What is begun goes on, and leaves its records.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Shows nobody anything from now on, and lets nothing else fail by it."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def wide_console() -> Console:
     """Returns a console for tables: as wide as the terminal, or as they are where they go to a file."""
-    return Console(width=None if sys.stdout.isatty() else _WIDE)
+    return Lasting(width=None if sys.stdout.isatty() else _WIDE)

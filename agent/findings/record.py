@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,6 +142,21 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         ],
         "requests": requests_json(outcome),
         "trace": {name: [list(point) for point in points] for name, points in outcome.trace.items()},
+    }
+
+
+def tallied(experiments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the facts of a run that did not come to sum itself up, as far as its experiments tell them.
+
+    Args:
+        experiments: as `outcome_json` made them.
+    """
+    shams = [experiment for experiment in experiments if experiment["fault"] is None]
+    return {
+        "spent_min": sum(experiment["evidence"]["cost_min"] for experiment in experiments),
+        "confirmed_min": [],
+        "decision_s": [],
+        "shams": {"run": len(shams), "alarms": sum(sham["verdict"] == "weakness" for sham in shams)},
     }
 
 

@@ -16,7 +16,7 @@ from actuators.errors import BadInput
 from envs.hypothesis import Mechanism
 from envs.protections import Gap, gap_of
 
-from .record import SCHEMA_VERSION
+from .record import SCHEMA_VERSION, tallied
 from .timeline import timeline
 from .waterfall import as_text, waterfall
 
@@ -32,12 +32,25 @@ _SYMBOL = {
 _WORST_FIRST = ("weakness", "tool_error", "inconclusive", "resilient", "invalid", "untested", "absent")
 _SEVERITY_ORDER = {"high": 0, "medium": 1, "low": 2}
 
+_NOT_OVER = frozenset({"started", "running"})
+"""States of a run that goes on, or was killed."""
+
+_UNKNOWN_YET: Mapping[str, Any] = {
+    "ended_at": None,
+    "ended_by": None,
+    "timings": {"bring_up_s": None, "calibration_s": None, "campaign_s": None},
+}
+"""Facts that only the end of a run knows."""
+
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, jinja2.UndefinedError)
+"""What comes of files that hold something else than a run leaves."""
+
 
 def load_run(folder: Path) -> dict[str, Any]:
-    """Reads a run's folder.
+    """Reads a run's folder; of a run that goes on or was killed, what is there, and None for what nobody knows.
 
     Raises:
-        BadInput: it is not the folder of a finished run.
+        BadInput: it is not the folder of a run, or no experiment was ever recorded there.
     """
     if not (folder / "run.json").exists():
         raise BadInput(f"{folder} is not the folder of a run: it holds no run.json")
@@ -47,36 +60,45 @@ def load_run(folder: Path) -> dict[str, Any]:
             raise BadInput(
                 f"{folder} was written in schema version {run['schema_version']}; this Backburn reads {SCHEMA_VERSION}"
             )
-        outcomes = folder / "outcomes.jsonl"
-        lines = outcomes.read_text(encoding="utf-8").splitlines() if outcomes.exists() else []
+        outcomes, weaknesses = folder / "outcomes.jsonl", folder / "weaknesses.json"
+        text = outcomes.read_text(encoding="utf-8") if outcomes.exists() else ""
+        is_over = "ended_at" in run or run["state"] not in _NOT_OVER
+        whole = text if is_over else text[: text.rfind("\n") + 1]  # the last line may be cut off
+        experiments = [json.loads(line) for line in whole.splitlines()]
+        none_yet = not is_over and bool(experiments) and not weaknesses.exists()
         truth = folder / "ground_truth.json"
         return {
             "name": folder.resolve().name,
-            "run": run,
+            "run": run if is_over else {**_UNKNOWN_YET, **tallied(experiments), **run},
             "settings": yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8")),
-            "outcomes": [json.loads(line) for line in lines],
-            "weaknesses": json.loads((folder / "weaknesses.json").read_text(encoding="utf-8")),
+            "outcomes": experiments,
+            "weaknesses": [] if none_yet else json.loads(weaknesses.read_text(encoding="utf-8")),
             "ground_truth": json.loads(truth.read_text(encoding="utf-8")) if truth.exists() else None,
         }
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder} is not the folder of a finished run: {error}") from error
+    except (OSError, *_MALFORMED) as error:
+        raise BadInput(f"{folder} is not the folder of a finished run: {_said(error)}") from error
 
 
 def write_reports(folder: Path) -> None:
     """Writes report.html, report.md and report.json into a run's folder."""
-    for name in FORMATS:
-        (folder / f"report.{name}").write_text(rendered(folder, name), encoding="utf-8")
+    data = load_run(folder)
+    for name, form in FORMATS.items():
+        (folder / f"report.{name}").write_text(form(data), encoding="utf-8")
 
 
 def rendered(folder: Path, form: str) -> str:
     """Returns a run's report in one of the formats.
 
     Raises:
-        BadInput: no such format, or not the folder of a finished run.
+        BadInput: no such format, or not the folder of a run.
     """
     if form not in FORMATS:
         raise BadInput(f"unknown report format {form!r}; allowed are {', '.join(FORMATS)}")
-    return FORMATS[form](load_run(folder))
+    data = load_run(folder)
+    try:
+        return FORMATS[form](data)
+    except _MALFORMED as error:
+        raise BadInput(f"{folder} is not the folder of a finished run: {_said(error)}") from error
 
 
 def _html(data: Mapping[str, Any]) -> str:
@@ -216,6 +238,11 @@ def _is_cell_of(outcome: Mapping[str, Any], weakness: Mapping[str, Any]) -> bool
         wanted["target"],
         wanted["intensity"],
     )
+
+
+def _said(error: Exception) -> str:
+    """Says what is wrong with a file; a key alone would say nothing."""
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

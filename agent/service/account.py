@@ -17,6 +17,7 @@ class Account:
     """The account of one campaign.
 
     Attributes:
+        experiments: all that came to an outcome, shams and refused ones included.
         faults: experiments with one, which was not refused.
         trouble: what must not happen and did: a leak, lost telemetry, an error of the tool; None if nothing did.
 
@@ -46,11 +47,13 @@ class Account:
         self._asked = asked
         self._learns = learns
         self._minutes = 0.0
+        self.experiments = 0
         self.faults = 0
         self.trouble: str | None = None
 
     def outcome(self, outcome: Outcome) -> None:
         """An experiment has been judged."""
+        self.experiments += 1
         self.faults += outcome.fault is not None and outcome.refusal is None
         self._minutes += outcome.evidence.cost_min
         self._store.spend(self._day(), outcome.evidence.cost_min, harm_min(outcome))

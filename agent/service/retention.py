@@ -12,7 +12,7 @@ from typing import Any
 
 from actuators.errors import BadInput
 
-from ..findings.record import RunFolder, now_text
+from ..findings.record import RunFolder, now_text, tallied
 from ..findings.report import write_reports
 from ..run import Timings
 from .settings import Retention
@@ -80,18 +80,14 @@ def salvage(runs: Path, cluster_id: str) -> list[Path]:
 def _close(folder: Path) -> None:
     experiments = _whole_lines(folder / "outcomes.jsonl")
     record = RunFolder.reopened(folder)
-    shams = [experiment for experiment in experiments if experiment["fault"] is None]
     if not (folder / "weaknesses.json").exists():
         record.json("weaknesses.json", [])
     record.note(
         state="killed",
         ended_at=now_text(),
         ended_by=KILLED,
-        spent_min=sum(experiment["evidence"]["cost_min"] for experiment in experiments),
-        confirmed_min=[],
-        decision_s=[],
-        shams={"run": len(shams), "alarms": sum(sham["verdict"] == "weakness" for sham in shams)},
         timings=asdict(Timings()),
+        **tallied(experiments),
     )
     try:
         write_reports(folder)

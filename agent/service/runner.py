@@ -40,6 +40,7 @@ from .store import Rung, Store
 _LOOK_EVERY_S = 1.0
 _LEAST_CAMPAIGN_MIN = 1.0
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 30.0, 1800.0
+_MAKE_ROOM_EVERY_S = 300.0
 
 _PASSING = (OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError)
 """A full disk, a database that somebody holds, a socket: what may be better in a while."""
@@ -52,10 +53,12 @@ class Hindrance:
     Attributes:
         why: in words.
         until: when that ends by itself; None if a person has to see to it, or nobody knows.
+        lacks_room: whether it may end when old runs go.
     """
 
     why: str
     until: datetime | None = None
+    lacks_room: bool = False
 
 
 class Service:
@@ -102,6 +105,8 @@ class Service:
         self._interruption = Interruption()
         self._bell = Bell()
         self._said: str | None = None
+        self._stumbled: str | None = None
+        self._make_room_at_s = 0.0
         self._failures = 0
 
     def run(self) -> None:
@@ -141,9 +146,11 @@ class Service:
         """Waits a little if no campaign may begin; otherwise runs one, and looks after what outlives it."""
         hindrance = self.hindrance()
         if hindrance is not None:
+            if hindrance.lacks_room:
+                self._make_room()
             self._wait(hindrance)
             return
-        self._said = None
+        self._said = self._stumbled = None
         pause_s = self._campaign()
         self._left = None if self._left is None else self._left - 1
         self._tidy()
@@ -153,8 +160,8 @@ class Service:
     def _stumble(self, error: Exception) -> None:
         """Says that the service's own records failed, once, and waits; the journal cannot be told, for it is one."""
         why = f"the service's records cannot be read or written: {type(error).__name__}: {error}"
-        if why != self._said:
-            self._said = why
+        if why != self._stumbled:  # apart from what is waited for: where both are true, they take turns
+            self._stumbled = why
             self._console.print(why, style="bold red", soft_wrap=True)
         self._status.set(doing=Doing.WAITING, why=why, until=None, phase="", fault=None, last_error=why)
         self._listen(_LOOK_EVERY_S)
@@ -165,12 +172,16 @@ class Service:
         lever = self._lever.read()
         if lever.engaged:
             return Hindrance(f"the lever is engaged: {lever.reason}")
-        leaked = self._journal.leaked()
+        try:
+            leaked = self._journal.leaked()
+        except Unsafe as error:
+            return Hindrance(str(error))
         if leaked:
             return Hindrance(f"{len(leaked)} fault(s) leaked, first {leaked[0].fault}; see `backburn recover`")
         free_mib = shutil.disk_usage(self._settings.state_dir).free / 2**20
         if free_mib < service.least_free_mib:
-            return Hindrance(f"{free_mib:.0f} MiB are free on the disk; at least {service.least_free_mib:g} are needed")
+            # Not how many: it would be said anew whenever that changes.
+            return Hindrance(f"fewer than {service.least_free_mib:g} MiB are free on the disk", lacks_room=True)
         allowed = opening(service.schedule, now)
         if not allowed.is_open:
             return Hindrance(allowed.why, allowed.until)
@@ -247,10 +258,14 @@ class Service:
             return self._failed(run, folder, rung, account, error)
         except _PASSING as error:
             return self._failed(run, folder, rung, account, BackburnError(f"{type(error).__name__}: {error}"))
-        self._failures = 0
         account.settle(result.spent_min)
         self._journal.note("campaign", f"{folder.name} ends: {result.ended_by}; {len(result.weaknesses)} confirmed")
         self._stand(rung, account)
+        if account.experiments:
+            self._failures = 0
+        elif not asked.asked() and not self._lever.read().engaged:
+            # Nothing came of it, such as of a cluster that never became steady: the next start may fare no better.
+            return self._back_off(f"{folder.name}: no experiment was judged: {result.ended_by}")
         return self._service.pause_s
 
     def _failed(self, run: Run | None, folder: Path, rung: Rung, account: Account, error: BackburnError) -> float:
@@ -258,13 +273,18 @@ class Service:
         if isinstance(error, BadInput) and self._status.now().campaigns == 1:
             raise error
         account.settle(0.0 if run is None else run.result.spent_min)
-        self._failures += 1
-        self._status.set(last_error=str(error))
+        pause_s = self._back_off(str(error))
         self._journal.note("campaign", f"{folder.name} fails: {' '.join(str(error).split())}")
-        self._console.print(f"failed: {error}", style="bold red", soft_wrap=True)
         if account.trouble is not None or not isinstance(error, (Unsafe, BadInput)):
             account.trouble = account.trouble or str(error)
             self._stand(rung, account)
+        return pause_s
+
+    def _back_off(self, why: str) -> float:
+        """Says why nothing came of a campaign; returns how long to pause, seconds: the longer, the more often."""
+        self._failures += 1
+        self._status.set(last_error=why)
+        self._console.print(f"failed: {why}", style="bold red", soft_wrap=True)
         return float(min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2.0 ** (self._failures - 1)))
 
     def _new_folder(self, began: datetime) -> Path:
@@ -317,6 +337,13 @@ class Service:
         if then.rung != rung.rung:
             because = account.trouble or f"{self._service.ladder.promote_after} clean campaigns"
             self._journal.note("rung", f"from {ladder.NAMES[rung.rung]} to {ladder.NAMES[then.rung]}: {because}")
+
+    def _make_room(self) -> None:
+        """Lets old runs go while there is too little room to begin; now and then, for it reads them all."""
+        now_s = time.monotonic()
+        if now_s >= self._make_room_at_s:
+            self._make_room_at_s = now_s + _MAKE_ROOM_EVERY_S
+            self._tidy()
 
     def _tidy(self) -> None:
         now, kept = self._now(), self._service.retention

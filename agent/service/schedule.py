@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime, timedelta
 
-from .settings import DAYS, Schedule, Window
+from .settings import DAYS, Schedule, Window, moved
 
 _HORIZON = timedelta(days=8)
 """Beyond a week every window has come by; only freezes may lie farther ahead."""
@@ -46,7 +46,7 @@ def opening(schedule: Schedule, now: datetime) -> Opening:
     """
     now = now.astimezone(UTC)
     freezes = [
-        (Span(schedule.local(freeze.begins).astimezone(UTC), schedule.local(freeze.ends).astimezone(UTC)), freeze.why)
+        (Span(moved(schedule.local(freeze.begins), UTC), moved(schedule.local(freeze.ends), UTC)), freeze.why)
         for freeze in schedule.freezes
     ]
     frozen = [span for span, _ in freezes]

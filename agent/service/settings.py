@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import datetime, time
+from datetime import MINYEAR, datetime, time, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -92,6 +92,14 @@ class Freeze(_Section):
     """Is shown to whoever asks why nothing happens."""
 
 
+def moved(moment: datetime, zone: tzinfo) -> datetime:
+    """Returns an aware moment in another timezone; where no calendar goes that far, the last or first that it has."""
+    try:
+        return moment.astimezone(zone)
+    except OverflowError:
+        return (datetime.min if moment.year == MINYEAR else datetime.max).replace(tzinfo=zone)
+
+
 class Schedule(_Section):
     """When chaos is allowed."""
 
@@ -127,7 +135,7 @@ class Schedule(_Section):
 
     def local(self, moment: datetime) -> datetime:
         """Returns a moment in the schedule's timezone; one without an offset is taken for local time."""
-        return moment.replace(tzinfo=self.zone) if moment.tzinfo is None else moment.astimezone(self.zone)
+        return moment.replace(tzinfo=self.zone) if moment.tzinfo is None else moved(moment, self.zone)
 
 
 class Daily(_Section):

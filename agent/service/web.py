@@ -131,7 +131,7 @@ def application(controls: Controls, token: str, hosts: tuple[str, ...] = ()) -> 
         state = await run_in_threadpool(controls.alerted, firing, resolved)
         return JSONResponse(asdict(state))
 
-    allowed = frozenset(_LOOPBACK) | frozenset(hosts)
+    allowed = frozenset(_LOOPBACK) | {host.lower() for host in hosts}  # as `_host` returns them
     return Starlette(
         routes=[
             Route("/healthz", healthz),

@@ -87,7 +87,7 @@ class Row:
 
 
 def counted(shams: Sequence[Sham], settings: Settings) -> list[Row]:
-    """Returns how often each verdict and each family of series alarmed.
+    """Returns how often each verdict and each family of series alarmed, of the shams of which anybody could tell.
 
     Args:
         shams: judged in one way, oldest first.
@@ -100,14 +100,23 @@ def counted(shams: Sequence[Sham], settings: Settings) -> list[Row]:
         return Row(what, nominal, _rate(shams, alarm), _rate(apart, alarm))
 
     rows = [
-        row("verdict weakness", alpha, lambda sham: sham.verdict is Verdict.WEAKNESS),
-        row("verdict inconclusive", None, lambda sham: sham.verdict is Verdict.INCONCLUSIVE),
+        row("verdict weakness", alpha, partial(_came_to, verdict=Verdict.WEAKNESS)),
+        row("verdict inconclusive", None, partial(_came_to, verdict=Verdict.INCONCLUSIVE)),
         row("verdict invalid", None, lambda sham: sham.verdict is Verdict.INVALID),
     ]
     names = shams[0].p if shams else ()
     rows += [row(f"p of {name}", alpha, partial(_significant, name=name, alpha=alpha)) for name in names]
-    rows.append(row("a move shown anywhere", None, lambda sham: any(sham.moved.values())))
+    rows.append(row("a move shown anywhere", None, lambda sham: any(sham.moved.values()) if is_judged(sham) else None))
     return [found for found in rows if found.every.of]
+
+
+def is_judged(sham: Sham) -> bool:
+    """Tells whether enough was known of a sham for it to alarm, or not to."""
+    return sham.verdict is not Verdict.INVALID
+
+
+def _came_to(sham: Sham, verdict: Verdict) -> bool | None:
+    return sham.verdict is verdict if is_judged(sham) else None
 
 
 def _significant(sham: Sham, name: str, alpha: float) -> bool | None:

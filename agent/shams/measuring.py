@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from rich.console import Console
 from actuators.errors import BadInput
 from envs.clusters.recorded import Recording
 
-from ..settings import load
-from .counting import MOST, Row, counted
+from ..settings import Settings, load
+from .counting import MOST, Row, counted, is_judged
 from .judging import judged
 from .power import SHIFTS, shares
 from .recording import RECORDING, starts_in
@@ -31,7 +31,9 @@ def measure(folder: Path, console: Console) -> None:
     if not paths:
         raise BadInput(f"{folder} holds no recording; expected start-N/{RECORDING}")
     recordings = {number: Recording.load(path / RECORDING) for number, path in paths.items()}
-    settings = load(paths[min(paths)] / "settings.yaml")
+    ways = {number: load(path / "settings.yaml", environment=False) for number, path in paths.items()}
+    _require_one_way(folder, ways)
+    settings = ways[min(ways)]
     if len({recording.series for recording in recordings.values()}) > 1:
         raise BadInput(f"{folder} holds recordings of different series; allowed is one form of cluster in one folder")
     found: dict[str, Any] = {
@@ -49,7 +51,8 @@ def measure(folder: Path, console: Console) -> None:
         lines += [_printed(row) for row in rows]
         promised = [row for row in rows if row.nominal is not None]
         lines.append(
-            f"  {len(shams)} shams; the upper end is at most {MOST:g} times nominal for"
+            f"  {len(shams)} shams, {sum(not is_judged(sham) for sham in shams)} of which could not be judged;"
+            f" the upper end is at most {MOST:g} times nominal for"
             f" {sum(bool(row.kept) for row in promised)} of {len(promised)} alarms"
         )
         console.print(f"\njudged by {how}; 95 % Wilson intervals", *lines, sep="\n", soft_wrap=True, highlight=False)
@@ -58,6 +61,31 @@ def measure(folder: Path, console: Console) -> None:
         found["power"][how] = {name: list(of) for name, of in power.items()}
         console.print(*_power_lines(power), sep="\n", soft_wrap=True, highlight=False)
     (folder / "shams.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _require_one_way(folder: Path, ways: Mapping[int, Settings]) -> None:
+    """Checks that all starts can be judged together.
+
+    Args:
+        folder: of the recordings.
+        ways: what each start was recorded with, by its number.
+
+    Raises:
+        BadInput: they were not measured in the same way, or promised something else.
+    """
+    first = min(ways)
+    told: dict[str, Callable[[Settings], object]] = {
+        "scoring": lambda settings: settings.scoring,
+        "telemetry.period_s": lambda settings: settings.telemetry.period_s,
+        "hypothesis": lambda settings: settings.hypothesis,
+    }
+    for name, of in told.items():
+        for number, way in ways.items():
+            if of(way) != of(ways[first]):
+                raise BadInput(
+                    f"{folder}: start-{number} was recorded with another {name} than start-{first}; "
+                    "allowed is the same for all starts in one folder"
+                )
 
 
 def _power_lines(power: Mapping[str, tuple[float, ...]]) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
+from typing import Final
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,6 +21,22 @@ from ..hypothesis import Hypothesis
 from ..telemetry.alerts import Alert
 from ..telemetry.snapshot import Snapshot
 from .base import Topology
+
+DAMAGED: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    TokenError,
+    BadZipFile,
+    zlib.error,
+)
+"""What comes of reading a damaged .npz file: NumPy passes on whatever archive, compression and header stumble over."""
 
 
 class RecordingOver(BackburnError):
@@ -85,7 +104,7 @@ class Recording:
                 tuple(about["series"]),
                 snapshots,
             )
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        except DAMAGED as error:
             raise BadInput(f"{path} is not a recording: {error}") from error
 
 
@@ -156,7 +175,8 @@ class SteadyCluster:
             if c.must != "alert"
         }
         self._values = ready | kept
-        self.series: Sequence[str] = tuple(self._values)
+        # Of what has only to raise an alarm nothing is said; that there is such a series still holds.
+        self.series: Sequence[str] = tuple(dict.fromkeys([*self._values, *(c.series for c in hypothesis.clauses)]))
 
     def topology(self) -> Topology:
         """Returns the components."""
