@@ -1,4 +1,4 @@
-# Backburn as an image: an application that owns its environment. Runs as nobody in particular.
+# Backburn as an image: an application that owns its environment. Runs as a user without rights, backburn (10001).
 FROM python:3.11-slim
 
 RUN useradd --create-home --uid 10001 backburn

@@ -44,7 +44,7 @@ bench: $(INSTALLED)  ## what an experiment costs on the embedded cluster; writes
 bench-rates: $(INSTALLED)  ## how fast simulated campaigns are, and learning on them; ARGS="--device cuda" on a GPU
 	$(BIN)/python -m agent.bench.rates $(ARGS)
 
-bench-tuning: $(INSTALLED)  ## settings of the policies that have not learnt, 32 of each, on clusters set aside
+bench-tuning: $(INSTALLED)  ## settings of Thompson and UCB, as shipped and 31 drawn, on clusters set aside
 	$(BIN)/python -m agent.bench.tuning $(ARGS)
 
 bench-halts: $(INSTALLED)  ## from a pulled lever until the fault is seen to be gone, on the embedded cluster; writes runs/halts.json

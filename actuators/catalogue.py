@@ -1,7 +1,7 @@
 """Every kind of fault Backburn knows, with its strength in physical units.
 
 `amount` is the one place where an intensity becomes a quantity; drivers and the simulator call the same function, so
-that "half" means the same on a simulated, an embedded and a Kubernetes cluster.
+that "half" means the same on every cluster.
 """
 
 from __future__ import annotations
