@@ -21,6 +21,7 @@ from actuators.errors import BadInput, Unsafe
 from actuators.fault import Fault, Injection, Target
 from agent.bench.soak import growth
 from agent.findings.ledger import Ledger
+from agent.findings.record import SCHEMA_VERSION
 from agent.findings.report import load_run
 from agent.service import ladder, retention
 from agent.service.account import harm_min
@@ -425,6 +426,28 @@ def test_old_runs_of_the_service_go_and_no_others(tmp_path, watched):
     seen.service.run()
     assert len(seen.runs()) == 1
     assert mine.exists()
+
+
+@pytest.mark.parametrize("damage", ["not JSON\n", "{}\n", "\0\0\0\0\n"])
+def test_a_killed_campaign_with_a_damaged_record_is_closed_and_ends_no_service(tmp_path, watched, damage):
+    """As a disk may leave it that lost its power."""
+    seen = watched(campaigns=1)
+    left = seen.settings.runs_dir / "left"
+    left.mkdir(parents=True)
+    facts = {"by": retention.BY, "cluster": seen.settings.cluster.id, "state": "running", "started_at": "2020"}
+    (left / "run.json").write_text(json.dumps(facts | {"schema_version": SCHEMA_VERSION}))
+    (left / "outcomes.jsonl").write_text(damage)
+    earlier = seen.settings.runs_dir / "earlier"
+    earlier.mkdir()
+    (earlier / "run.json").write_text(json.dumps(facts | {"schema_version": 0}))
+    old = seen.settings.runs_dir / "old"
+    old.mkdir()
+    (old / "run.json").write_text(json.dumps(facts | {"state": "done", "ended_at": "some time"}))
+    seen.service.run()
+    assert json.loads((left / "run.json").read_text())["state"] == "killed"
+    assert (left / "outcomes.jsonl").read_text() == damage
+    assert json.loads((earlier / "run.json").read_text())["state"] == "running"
+    assert old.exists()
 
 
 def test_a_clock_that_jumps_years_ahead_takes_no_new_run_away(watched):

@@ -131,4 +131,4 @@ def test_whatever_happens_is_answered_and_can_be_read_afterwards(tmp_path):
     for event, words in expected:
         assert any(event == found and words in reason for found, reason in entries), (event, words, told)
     states = [facts["state"] for _, facts in own_runs(load(config).runs_dir)]
-    assert states == ["done", "done", "killed", "interrupted"]
+    assert states == ["stopped", "stopped", "killed", "interrupted"]

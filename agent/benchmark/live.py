@@ -130,7 +130,10 @@ class Benchmark:
     def _take_up(self, folder: Path) -> None:
         """Takes what a benchmark that was cut off has come to."""
         data = summary_of(folder)
-        before = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        try:
+            before = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise BadInput(f"{folder} is not the folder of a benchmark: {error}") from error
         if before != self._settings.model_dump(mode="json") or data.get("plant") != self._plant:
             raise BadInput(f"{folder} holds a benchmark with other settings; choose another --run-dir")
         try:

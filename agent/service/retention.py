@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,9 +47,9 @@ def tidy(runs: Path, cluster_id: str, retention: Retention, now: datetime) -> li
         Those that are gone.
     """
     finished = [
-        (folder, datetime.fromisoformat(facts["ended_at"]))
+        (folder, ended_at)
         for folder, facts in own_runs(runs)
-        if facts.get("cluster") == cluster_id and facts.get("ended_at")
+        if facts.get("cluster") == cluster_id and (ended_at := _ended_at(facts)) is not None
     ]
     before = now - timedelta(days=retention.days)
     newest = {folder for folder, _ in finished[-retention.runs :]}
@@ -59,6 +59,15 @@ def tidy(runs: Path, cluster_id: str, retention: Retention, now: datetime) -> li
     for folder in gone:
         shutil.rmtree(folder)
     return gone
+
+
+def _ended_at(facts: Mapping[str, Any]) -> datetime | None:
+    """Returns when a run ended; None where it has not, or nobody can tell."""
+    try:
+        ended_at = datetime.fromisoformat(facts["ended_at"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return None if ended_at.tzinfo is None else ended_at
 
 
 def salvage(runs: Path, cluster_id: str) -> list[Path]:
@@ -72,14 +81,19 @@ def salvage(runs: Path, cluster_id: str) -> list[Path]:
         for folder, facts in own_runs(runs)
         if facts.get("cluster") == cluster_id and facts.get("state") in {"started", "running"}
     ]
-    for folder in left:
-        _close(folder)
-    return left
+    return [folder for folder in left if _close(folder)]
 
 
-def _close(folder: Path) -> None:
-    experiments = _whole_lines(folder / "outcomes.jsonl")
-    record = RunFolder.reopened(folder)
+def _close(folder: Path) -> bool:
+    """Closes a record; not one of another version, which stays as it is."""
+    try:
+        record = RunFolder.reopened(folder)
+    except BadInput:
+        return False
+    try:
+        sums = tallied(_whole_lines(folder / "outcomes.jsonl"))
+    except (ValueError, KeyError, TypeError):  # a disk without power may leave anything; it stays for people to look at
+        sums = tallied([])
     if not (folder / "weaknesses.json").exists():
         record.json("weaknesses.json", [])
     record.note(
@@ -87,12 +101,13 @@ def _close(folder: Path) -> None:
         ended_at=now_text(),
         ended_by=KILLED,
         timings=asdict(Timings()),
-        **tallied(experiments),
+        **sums,
     )
     try:
         write_reports(folder)
     except BadInput as error:
         record.note(report=str(error))
+    return True
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -122,8 +123,9 @@ class Service:
             try:
                 self._loop()
             finally:
-                self._journal.note("service", f"ends: {self._interruption.reason or 'its campaigns are over'}")
                 self._bell.close()
+                with suppress(sqlite3.Error):  # a full disk makes no failure of an end that was asked for
+                    self._journal.note("service", f"ends: {self._interruption.reason or 'its campaigns are over'}")
 
     def end(self, reason: str) -> None:
         """Asks for the end, as SIGTERM does."""
