@@ -20,7 +20,9 @@ def run_folder(folder, experiments):
     """Writes as much of a run as a comparison reads."""
     folder.mkdir()
     topology = {"components": [{"name": name, "role": role} for name, role in ROLES.items()], "observers": {}}
-    (folder / "run.json").write_text(json.dumps({"schema_version": 1, "topology": topology}))
+    (folder / "run.json").write_text(
+        json.dumps({"schema_version": 1, "state": "done", "ended_at": "2026-01-01", "topology": topology})
+    )
     (folder / "settings.yaml").write_text(config_file(folder).read_text())
     (folder / "weaknesses.json").write_text("[]")
     lines = [
