@@ -13,7 +13,7 @@ from agent.bench.__main__ import Memory, measured
 from agent.bench.drilled import Ban, answered, timeline
 from agent.bench.halts import calm, figures, halted, undone_faults
 from agent.bench.tuning import Trial, lines_of, tuned
-from agent.learning.thompson import Prior
+from agent.learning.regression import Prior
 from agent.settings import load
 from safety.journal import Entry
 from tests.conftest import config_file

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from actuators.errors import BadInput
 from agent.build.simulated import chaos_env
-from agent.learning import thompson
+from agent.learning import regression
+from agent.learning.arms import Arms
 from agent.learning.policy import RoundRobinPolicy, require_sense
 from agent.learning.reasons import Explainer
-from agent.learning.thompson import Prior, ThompsonPolicy
+from agent.learning.regression import Prior
+from agent.learning.thompson import ThompsonPolicy
+from agent.learning.worth import worth_of
+from envs import encoding
 from envs.encoding import OBSERVED_ARM
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import pool_of
+from envs.simulator.structure import Generator
 
 PRIOR = Prior()
+
+
+def drawn(policy, observation):
+    """Returns what a policy draws when it chooses, shape (arms,)."""
+    seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
+    return policy._odds(seen, policy._random).flatten().numpy()
 
 
 def test_thompson_draws_from_the_posterior_of_its_regression():
@@ -23,8 +37,10 @@ def test_thompson_draws_from_the_posterior_of_its_regression():
     env.close()
     weak = observation["arms"][..., OBSERVED_ARM.index("weakness")]
     weak[0, 0, 0], weak[1, 0, 0] = 1 / 8, 2 / 8
-    shared, sd = thompson._design(observation, PRIOR)
-    arms, cells = len(shared), weak[..., 0].size
+    seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
+    cells, arms = weak[..., 0].size, weak.size
+    design = regression._Design(seen["components"], Arms.of(seen), PRIOR)
+    shared, sd = design.rows(torch.arange(arms)[None])[0].numpy(), design.prior_sd.numpy()
     features = np.hstack([shared, np.eye(cells).repeat(arms // cells, axis=0), np.eye(arms)])
     prior_sd = np.concatenate([sd, np.full(cells, PRIOR.kind_sd), np.full(arms, PRIOR.arm_sd)])
     rows, times = features[[0, np.ravel_multi_index((1, 0, 0), weak.shape)]], np.array([1.0, 2.0])
@@ -35,7 +51,7 @@ def test_thompson_draws_from_the_posterior_of_its_regression():
     deviation = np.sqrt(np.einsum("ij,jk,ik->i", features, covariance, features))
 
     policy = ThompsonPolicy(np.random.default_rng(0))
-    draws = np.stack([policy._draw(observation).ravel() for _ in range(4000)])
+    draws = np.stack([drawn(policy, observation) for _ in range(4000)])
     for share, z in ((0.25, -0.6745), (0.5, 0.0), (0.75, 0.6745)):
         # Odds are cut off at both ends, which moves no quantile in between.
         expected = np.clip(mean + z * deviation, 0.01, 0.99)
@@ -50,7 +66,7 @@ def test_what_thompson_believes_is_the_middle_of_what_it_draws_and_takes_no_draw
     observation["arms"][0, 0, 0, OBSERVED_ARM.index("weakness")] = 2 / 8
     policy, other = ThompsonPolicy(np.random.default_rng(0)), ThompsonPolicy(np.random.default_rng(0))
     odds = policy.odds(observation, mask)
-    assert odds == pytest.approx(np.median([other._draw(observation).ravel() for _ in range(4000)], axis=0), abs=0.05)
+    assert odds == pytest.approx(np.median([drawn(other, observation) for _ in range(4000)], axis=0), abs=0.05)
     fresh = ThompsonPolicy(np.random.default_rng(0))
     assert policy.choose(observation, mask) == fresh.choose(observation, mask)
 
@@ -96,3 +112,16 @@ class Fixed:
 
     def choose(self, observation, mask) -> int:
         return self._action
+
+
+def test_a_milder_level_of_what_is_confirmed_is_nothing_new_whatever_a_network_thinks():
+    """Shrinking shows that milder levels are weak, too; nobody who learnt on simulated campaigns has ever seen that."""
+    campaigns = Campaigns(pool_of(Generator((6, 8)), 1, seed=1), 1, seed=0)
+    seen = {name: values.clone() for name, values in encoding.seen(campaigns.state).items()}
+    arms = seen["arms"]
+    arms[0, 0, 0, 2, OBSERVED_ARM.index("confirmed")] = 1.0
+    arms[0, 0, 0, 1, OBSERVED_ARM.index("weakness")] = 1 / 8
+    odds = torch.full(arms.shape[:4], 0.9)
+    worth = worth_of(seen["components"], Arms.of(seen), odds, torch.zeros(arms.shape[:2]), torch.ones_like(odds))[0, 0]
+    assert worth[0, 2] == 0.0
+    assert 0.0 < worth[0, 1] < 0.2 * worth[1, 1]

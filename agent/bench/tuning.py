@@ -28,8 +28,9 @@ from envs.simulator.pool import Pool, pool_of
 from ..learning import suite
 from ..learning.arena import Chooser, knowing, one_by_one, randomly, tallied
 from ..learning.policy import Policy
+from ..learning.regression import Prior
 from ..learning.rivals import UcbPolicy
-from ..learning.thompson import Prior, ThompsonPolicy
+from ..learning.thompson import ThompsonPolicy
 
 
 @dataclass(frozen=True, slots=True)

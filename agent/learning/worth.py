@@ -86,14 +86,24 @@ def worth_of(
     # A first try that shows nothing is the last one.
     tries = 1.0 + torch.where(weak > 0, 1.0, odds) * (missing - 1.0)
     worth = severity * chance / (arms.attribute("duration_min") + OVERHEAD_MIN + _waiting(lately)) / tries
-    new = _usually_new(components, arms) if new is None else new
+    known = _known_kinds(components, arms)
+    if new is None:
+        new = _usually_new(known, arms)
+    else:
+        # Who shrinks what was confirmed sees milder levels be weak as well; no simulated campaign does, and what has
+        # learnt there takes that for something new.
+        new = torch.where(known[..., None] > 0, new.clamp(max=_SIBLING_WORTH), new)
     return torch.where(confirmed > 0, 0.0, worth * new)
 
 
-def _usually_new(components: torch.Tensor, arms: Arms) -> torch.Tensor:
-    """Returns how likely arms show something that is not known yet, by what was confirmed on their role."""
+def _known_kinds(components: torch.Tensor, arms: Arms) -> torch.Tensor:
+    """Returns 1 for kinds that are confirmed on a component's role, at any level, shape (B, C, K)."""
     role = components[..., : len(ROLES) + 1]
-    known = ((role @ (role.transpose(1, 2) @ arms.known("confirmed").amax(-1))) > 0).float()
+    return ((role @ (role.transpose(1, 2) @ arms.known("confirmed").amax(-1))) > 0).float()
+
+
+def _usually_new(known: torch.Tensor, arms: Arms) -> torch.Tensor:
+    """Returns how likely arms show something that is not known yet, by what was confirmed on their role."""
     family = (known @ arms.family) @ arms.family.T - known
     others = known.sum(-1, keepdim=True) - known - family
     new = torch.where(known > 0, _SIBLING_WORTH, 1.0) * _SAME_FAMILY**family * _ANOTHER_FAMILY**others
