@@ -78,7 +78,7 @@ class CampaignSettings(_Section):
     experiments: Annotated[int, Field(gt=0)] | None = None
     """Most experiments that the policy may choose; no limit but the minutes if absent."""
 
-    policy: str = "thompson"
+    policy: str = "ppo"
     """`random`, `round_robin`, `ucb`, `genetic`, `incident`, `thompson`, `posterior`, `ppo`, the path of a policy
     that `backburn train` wrote (.safetensors), or of a file of incidents (.yaml)."""
 

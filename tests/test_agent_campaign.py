@@ -382,7 +382,7 @@ def test_a_run_says_why_each_experiment_was_chosen(finished):
         assert 0.0 < because["odds"] < 1.0
         assert because["gain"] >= 0.0
         assert because["minutes"] > line["fault"]["duration_s"] / 60.0
-        assert set(because["rivals"]) == {"round_robin", "posterior"}
+        assert set(because["rivals"]) == {"round_robin", "thompson", "posterior"}
     weak = next(line for line in choices if line["verdict"] == "weakness")
     assert weak["because"]["odds"] > min(line["because"]["odds"] for line in choices)
     for form in ("html", "md"):

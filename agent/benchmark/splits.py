@@ -20,6 +20,7 @@ from actuators.errors import BadInput
 
 from ..learning import suite
 from ..learning.arena import Chooser, floored, greedily, knowing, one_by_one, randomly, statically
+from ..learning.floor import RARELY
 from ..learning.incident import IncidentPolicy, incidents_in
 from ..learning.policy import Policy
 from ..learning.policy_file import PPO_SORT, learnt_on, read, record_of
@@ -116,12 +117,12 @@ def _learnt(file: Path, name: str) -> dict[str, Maker]:
         policy = read(file, SetPolicy)
         return {
             name: lambda count: preferring(policy),
-            f"{name} as it ships": lambda count: floored(preferring(policy, learns=True)),
+            f"{name} as it ships": lambda count: floored(preferring(policy, learns=True), RARELY),
         }
     network = read(file, ArmNetwork)
     return {
         name: lambda count: greedily(network),
-        f"{name} as it ships": lambda count: floored(greedily(network, learns=True)),
+        f"{name} as it ships": lambda count: floored(greedily(network, learns=True), RARELY),
         f"static {name}": lambda count: statically(network),
     }
 

@@ -92,7 +92,7 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
     Raises:
         BadInput: there is no such policy, or its file is of another version or damaged.
     """
-    from ..learning.floor import FlooredPolicy
+    from ..learning.floor import RARELY, FlooredPolicy
     from ..learning.incident import IncidentPolicy, incidents_in
     from ..learning.policy_file import policy_in
     from ..learning.unlearned import UNLEARNED
@@ -100,11 +100,11 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
     makers: Mapping[str, Callable[[], Policy]] = {
         **{each: partial(make, random) for each, make in UNLEARNED.items()},
         "thompson": lambda: FlooredPolicy(UNLEARNED["thompson"](random)),
-        "posterior": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "posterior.safetensors")),
-        "ppo": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "ppo.safetensors")),
+        "posterior": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "posterior.safetensors"), RARELY),
+        "ppo": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "ppo.safetensors"), RARELY),
     }
     if name.endswith(".safetensors"):
-        return FlooredPolicy(policy_in(Path(name)))
+        return FlooredPolicy(policy_in(Path(name)), RARELY)
     if name.endswith(".yaml"):
         return IncidentPolicy(incidents_in(Path(name)), random)
     if name not in makers:

@@ -15,6 +15,10 @@ from envs.history import MANY
 from .policy import Mask, Observation, Policy
 
 EVERY = 6
+RARELY = 24
+"""For who has learnt elsewhere: with a head it holds nothing that was never tried to be impossible, and turns that come
+more often cost it more than they find."""
+
 _COUNTED_TO = 64.0
 
 

@@ -32,6 +32,7 @@ from .arena import (
     statically,
     tallied,
 )
+from .floor import RARELY
 from .policy_file import Network, learnt_on, read, record_of, store
 from .posterior import ArmNetwork
 from .ppo.choosing import preferring
@@ -85,7 +86,7 @@ def train(lessons: Lessons, generator: Generator, path: Path, console: Console, 
     }
     choosers = {
         "posterior": greedily(network),
-        "posterior as it ships": floored(greedily(network, learns=True)),
+        "posterior as it ships": floored(greedily(network, learns=True), RARELY),
         "static": statically(network),
     }
     _graduate(network, generator, path, console, record, choosers)
@@ -149,7 +150,7 @@ def train_ppo(
     network = network.cpu()
     choosers = {
         "ppo": preferring(policy),
-        "ppo as it ships": floored(preferring(policy, learns=True)),
+        "ppo as it ships": floored(preferring(policy, learns=True), RARELY),
         "posterior": greedily(network),
         "static": statically(network),
     }
