@@ -1,7 +1,7 @@
 """A campaign: a budget of minutes, spent on the experiments that a policy chooses.
 
     calibrate   until the scorer knows how the cluster wanders by itself
-    repeat      sham when one is due · gate · choose · permit · record · act · watch · revert · recover · score · learn
+    repeat      sham when one is due · choose · gate · permit · record · act · watch · revert · recover · score · learn
     conclude    a weakness confirmed by replicates is shrunk to its mildest form and written down
     report      whatever ended it, what was found is left behind
 

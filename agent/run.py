@@ -19,7 +19,7 @@ from envs.experiment import Experimenter, Interrupted, NotSteady, Observer
 from .build.local import LocalWorld
 from .build.parts import policy_named
 from .build.simulated import SimulatedWorld
-from .build.state import lever_of
+from .build.state import journal_of, lever_of
 from .calibration import Stretch, key_of, recalled, remember
 from .campaign import Budget, Campaign, Ending, Result
 from .findings.ground_truth import compare
@@ -132,6 +132,11 @@ class Run:
     def interrupted(self) -> bool:
         """Whether somebody asked for the end."""
         return self._interruption.asked()
+
+    def leaked(self) -> list[str]:
+        """Returns the faults on this cluster whose absence nobody could observe, of this run or an earlier one."""
+        with journal_of(self._settings) as journal:
+            return [str(injection.fault) for injection in journal.leaked()]
 
     def execute(self) -> Result:
         """Runs the campaign and leaves its report; whatever ends it, nothing stays in force.

@@ -188,9 +188,27 @@ def test_a_run_that_was_not_allowed_to_go_on_says_so(settings, tmp_path, way):
     policy, budget = ReplayPolicy(pause, 50), Budget(40.0, 0.5, 0.1)
     Campaign(env, policy, budget, record=log, progress=log, result=result, seed=0, stopwatch=lambda: 0.0).run()
     assert result.ending is (Ending.NOT_STEADY if way == "not steady" else Ending.FORBIDDEN)
-    run = SimpleNamespace(result=result, interrupted=False)
+    run = SimpleNamespace(result=result, interrupted=False, leaked=list)
     error = BackburnError if way == "not steady" else Unsafe
     with pytest.raises(error, match={"lever": "that is enough", "leak": "leaked", "not steady": "wanders"}[way]):
+        running._end(run, [], FailOn.NEVER)
+
+
+def test_who_asks_for_the_end_hears_of_a_leak_all_the_same(settings, tmp_path):
+    world = simulation(settings, tmp_path)
+    env = ChaosEnv(world, budget_min=20.0)
+    world.actuators["pod"].probe_clean = lambda injection: False
+    result, log = Result(), Log()
+    policy = ReplayPolicy(env.code.encode(env.code.fault("gateway", "pod.pause", 0.25)), 50)
+    watch, interrupt = env.experimenter.supervisor.watch, env.experimenter.supervisor.interrupt
+    env.experimenter.supervisor.watch = lambda *known: (interrupt("SIGTERM"), watch(*known))[1]
+    budget = Budget(40.0, 0.5, 0.1)
+    Campaign(env, policy, budget, record=log, progress=log, result=result, seed=0, stopwatch=lambda: 0.0).run()
+    assert (result.ending, result.ended_by) == (Ending.FORBIDDEN, "interrupted: SIGTERM")
+    run = Run(settings, tmp_path / "run", Console(quiet=True))
+    run.result = result
+    run._interruption.ask("SIGTERM")
+    with pytest.raises(Unsafe, match=r"1 fault\(s\) leaked, first pod.pause on gateway"):
         running._end(run, [], FailOn.NEVER)
 
 
@@ -207,7 +225,11 @@ def test_a_run_that_was_not_allowed_to_go_on_says_so(settings, tmp_path, way):
 def test_a_replay_without_the_weakness_is_good_news_only_if_all_of_it_was_judged(verdicts, ends, capsys):
     result = Result(verdicts=verdicts)
     run = SimpleNamespace(
-        result=result, execute=lambda: result, interrupted=False, folder=SimpleNamespace(path=Path("runs/it"))
+        result=result,
+        execute=lambda: result,
+        interrupted=False,
+        leaked=list,
+        folder=SimpleNamespace(path=Path("runs/it")),
     )
     with pytest.raises(ends) if ends else nullcontext():
         running._replayed(run, {"id": "W-1", "severity": "high"}, 2, FailOn.HIGH)

@@ -22,6 +22,7 @@ from agent.learning.ppo.device import DevicePPO
 from agent.learning.ppo.practice import FolderKeeper, Practice, _model, practised
 from agent.learning.ppo.set_policy import SetPolicy
 from agent.learning.reasons import Believes
+from agent.learning.school import _require
 from agent.settings import PACKAGED
 from envs import encoding
 from envs.simulator.campaigns import Campaigns
@@ -263,6 +264,14 @@ def test_training_from_a_teacher_writes_down_how_it_went(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "log-0" / "progress.csv").read_text().count("\n") > 1
     (events,) = (tmp_path / "run" / "log-0").glob("events.out.tfevents.*")
     assert b"aside/area" in events.read_bytes(), "for TensorBoard"
+
+
+def test_every_worker_needs_a_card_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    _require(tmp_path / "it.safetensors", "cuda", 0, workers=1)
+    with pytest.raises(BadInput, match=r"--workers 2: PyTorch sees 1 GPU\(s\) here, and each needs one"):
+        _require(tmp_path / "it.safetensors", "cuda", 0, workers=2)
 
 
 def test_without_a_teacher_it_is_one_line(tmp_path):

@@ -146,6 +146,8 @@ def _end(campaign: Run, severities: Sequence[str], fail_on: FailOn) -> None:
     result = campaign.result
     if result.ending is Ending.FORBIDDEN and not campaign.interrupted:
         raise Unsafe(result.ended_by)
+    if leaked := campaign.leaked():  # whoever asked for the end asked for none of that
+        raise Unsafe(f"{len(leaked)} fault(s) leaked, first {leaked[0]}; see `backburn recover`")
     ranks = list(FailOn)
     if any(ranks.index(FailOn(severity)) >= ranks.index(fail_on) for severity in severities):
         raise typer.Exit(1)
