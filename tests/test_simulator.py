@@ -24,6 +24,7 @@ from envs.encoding import COMPONENT_FEATURES, OBSERVED_ARM, ROLES
 from envs.history import HISTORY_FEATURES, Shown, Told, after, by_kind, in_role, never_tried
 from envs.protections import ALL_ROLES
 from envs.scoring import Evidence, Verdict
+from envs.scoring.conformal import e_value
 from envs.simulator.campaigns import ARMS_OF_ONE, MOST_EXPERIMENTS, Campaigns
 from envs.simulator.faults import KINDS
 from envs.simulator.gym_env import SimulatedChaosEnv, SimulatedChaosVectorEnv
@@ -323,6 +324,20 @@ def test_confirmed_in_the_history_is_confirmed_in_the_campaign(experiments):
                 assert bool(seen["confirmed"]) == replicates.confirmed
 
 
+def test_a_broken_promise_is_evidence_as_the_scorer_counts_it_even_where_it_is_undecided(pool):
+    campaigns, random = Campaigns(pool, 2048, seed=7), torch.Generator().manual_seed(2)
+    steps = [campaigns.step(random_actions(campaigns, random)) for _ in range(10)]
+    told, shown_e, p = (
+        torch.cat(each) for each in zip(*((s.shown.told, s.shown.e_value, s.p) for s in steps), strict=True)
+    )
+    for verdict in (Told.WEAKNESS, Told.RESILIENT, Told.UNDECIDED):
+        of = (told == verdict) & (p > 0.05 if verdict == Told.UNDECIDED else p > 0)
+        expected = torch.tensor([e_value(float(each)) for each in p[of]])
+        expected = expected.clamp(max=1.0) if verdict == Told.RESILIENT else expected
+        assert int(of.sum()) > 50
+        assert torch.allclose(shown_e[of], expected, atol=1e-5)
+
+
 def test_p_values_lie_on_the_grid_and_are_small_where_something_breaks(pool):
     campaigns = Campaigns(pool, 2048, seed=1)
     random = torch.Generator().manual_seed(1)
@@ -458,7 +473,35 @@ def test_drift_makes_and_mends():
     campaigns.spent_min += 100.0
     changed = before != campaigns.would_show()
     assert changed.any()
-    assert (truth(drawn, "flips").bool() & drawn.available)[changed].all()
+    assert not changed[~drawn.available].any()
+
+
+def test_what_drift_makes_shows_from_some_level_on_and_what_it_mends_shows_on_none():
+    """One that would show to a weak fault and hide from a strong one is none that a cluster could have."""
+    drawn = pool_of(replace(NONE, structure=replace(Structure.none(), drift=True)), 256, seed=10)
+    cells = (len(drawn), -1, len(LEVELS))
+    at_first, late = (truth(drawn, name).bool().view(cells) for name in ("shows", "shows_late"))
+    for shows in (at_first, late):
+        assert (shows[..., :-1] <= shows[..., 1:]).all()
+    made, mended = ~at_first.any(-1) & late.any(-1), at_first.any(-1) & ~late.any(-1)
+    assert made.any()
+    assert mended.any()
+    assert torch.equal(at_first[~made & ~mended], late[~made & ~mended])
+
+
+def test_a_latent_fault_tells_nothing_once_drift_has_made_its_trigger_break_a_promise():
+    drawn = pool_of(replace(NONE, structure=replace(Structure.none(), drift=True)), 512, seed=11)
+    by_trigger, late = (truth(drawn, name).bool() for name in ("trigger_shows", "trigger_shows_late"))
+    now_untold = drawn.shows & ~by_trigger & late & truth(drawn, "shows_late").bool()
+    clusters = now_untold.any(1).nonzero().squeeze(1)
+    assert len(clusters)
+    arm = now_untold[clusters].float().argmax(1)
+    campaigns = Campaigns(drawn, len(clusters), clusters=clusters, budget_min=(1e3, 1e3))
+    row = torch.arange(len(clusters))
+    assert campaigns.would_show()[row, arm].all()
+    campaigns.spent_min += 100.0
+    assert not campaigns.would_show()[row, arm].any()
+    assert not (campaigns.step(arm).shown.told == Told.WEAKNESS).any()
 
 
 def test_the_same_seed_makes_the_same_campaigns(pool):

@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +25,7 @@ from rich.console import Console
 from ..build.local import handle_path
 from ..run import Run
 from ..settings import PACKAGED, Settings, load
+from .beside import machine_and_command
 from .rates import AIMS, growth, rates
 
 _SAMPLE_EVERY_S = 5.0
@@ -136,8 +135,7 @@ def main() -> None:
         name = f"simulated, {cost.campaigns} campaigns, {cost.components} components"
         figures[name] = _figure(cost.us, "us per experiment")
         figures[f"{name}: memory"] = _figure(cost.mib, "MiB", 4096.0 if cost.campaigns == _MANY else None)
-    machine = f"{cores} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, Linux {platform.release()}"
-    console.print(f"\n{machine}; python -m agent.bench {' '.join(sys.argv[1:])}", soft_wrap=True)
+    console.print(f"\n{machine_and_command()}", soft_wrap=True)
     for name, figure in figures.items():
         aim = "" if figure["against"] is None else f"aim {figure['against']:g}, ratio {figure['ratio']:.2f}"
         console.print(f"  {name:<42}{figure['value']:>10.3f} {figure['unit']:<18}{aim}", soft_wrap=True)

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -36,6 +34,7 @@ from safety.journal import APPLIED, CLEAN, INTENDED, LEAKED, Entry, Journal
 
 from ..findings.ground_truth import SWITCHES
 from ..settings import PACKAGED, Settings, load
+from .beside import machine_and_command
 from .drilled import Ban, answered, moment_of, of_run, timeline
 from .soak import growth, orphans
 
@@ -257,7 +256,7 @@ def main() -> None:
     facts = drill.facts()
     (folder / "drill.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print("\n".join(timeline(drill.entries(), drill.bans)))  # noqa: T201
-    print(f"\n{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
+    print(f"\n{machine_and_command()}")  # noqa: T201
     for answer in facts["answers"]:
         print(  # noqa: T201
             f"  {'as it should be' if answer['well'] else 'NOT AS IT SHOULD BE'}: {answer['why']}; "

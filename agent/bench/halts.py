@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +33,7 @@ from ..interruption import Interruption
 from ..progress import Display
 from ..run import brought_up
 from ..settings import PACKAGED, Settings, load
+from .beside import machine_and_command
 
 _AIM_S = 1.0
 _IN_FORCE_S = (1.0, 3.0)
@@ -151,9 +149,7 @@ def main() -> None:
     folder = RunFolder(settings.runs_dir / f"halts-{time.strftime('%Y-%m-%d-%H%M%S')}")
     folder.settings(settings.model_dump(mode="json"))
     found = figures(measured(settings, folder, chosen.halts, console))
-    console.print(
-        f"\n{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}", soft_wrap=True
-    )
+    console.print(f"\n{machine_and_command()}", soft_wrap=True)
     for kind, figure in found.items():
         if figure["p50_s"] is not None:
             console.print(

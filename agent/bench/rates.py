@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -37,6 +35,7 @@ from ..learning.ppo.practice import Practice
 from ..learning.ppo.set_policy import SetPolicy
 from ..learning.ppo.vec_env import CampaignsVecEnv
 from ..learning.train import Lessons, taught
+from .beside import machine_and_command
 
 Model = TypeVar("Model", bound=MaskablePPO)
 
@@ -260,8 +259,8 @@ def main() -> None:
     if processes < 1 or chosen.hidden < 1:
         parser.error("--processes and --hidden: allowed is 1 and more")
     found = rates(processes, chosen.device, chosen.hidden)
-    where = torch.cuda.get_device_name() if chosen.device == "cuda" else f"{os.cpu_count()} cores"
-    print(f"{where}, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
+    card = f"{torch.cuda.get_device_name()}, " if chosen.device == "cuda" else ""
+    print(card + machine_and_command())  # noqa: T201
     print(f"{processes} process(es) of one thread, network {chosen.hidden} wide, clusters of {COMPONENTS} components")  # noqa: T201
     for name, rate in found.items():
         aim = AIMS[chosen.device].get(name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from ..service.runner import Service
 from ..service.status import Status
 from ..service.store import Store
 from ..settings import PACKAGED, Settings, load
+from .beside import machine_and_command
 
 _SAMPLE_EVERY = 10
 _WARM_UP = 0.25
@@ -223,7 +223,7 @@ def main() -> None:
             )
     except BackburnError as error:
         sys.exit(f"soak: {error}")
-    print(f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
+    print(machine_and_command())  # noqa: T201
     for name, value in facts.items():
         if name != "samples":
             print(f"{name:>16}  {value}")  # noqa: T201

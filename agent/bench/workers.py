@@ -1,10 +1,11 @@
 """What a second worker costs the first: experiments per second of each, alone and together, at equal threads.
 
-    python -m agent.bench.workers [--steps N]
+    python -m agent.bench.workers [--steps N] [--rounds N]
 
 Trains by PPO over Ray Train on this host, one thread per worker: one alone; two that have nothing to do with each
-other, at the same time, which is what the machine itself takes; and two that learn together. Prints and writes
-`workers.json` into the runs folder.
+other, at the same time, which is what the machine itself takes; and two that learn together. How much memory gives
+changes by the minute where others share it, so all three are measured once in every round, and what is told are the
+medians. Prints and writes `workers.json` into the runs folder.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import platform
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from typing import Any
 
 from envs.simulator.structure import Generator
 
@@ -29,6 +28,7 @@ from ..learning.posterior import ArmNetwork
 from ..learning.ppo.practice import Practice
 from ..learning.ppo.together import Group, practised_together
 from ..settings import PACKAGED
+from .beside import machine_and_command
 
 _COMPONENTS = 16
 _CLUSTERS = 256
@@ -70,19 +70,27 @@ def apart(workers: Sequence[int], steps: int, folder: Path) -> float:
 def main() -> None:
     """Measures, prints, and writes down."""
     parser = argparse.ArgumentParser(prog="python -m agent.bench.workers", description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=384)
+    parser.add_argument("--steps", type=int, default=384, help="experiments on each cluster of a batch")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
     chosen = parser.parse_args()
+    rounds = []
     with tempfile.TemporaryDirectory(prefix="bb-") as place:
-        rates = {name: apart(groups, chosen.steps, Path(place) / name) for name, groups in _CASES.items()}
-    alone, strangers, together = rates.values()
-    print(f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release()}: {' '.join(sys.argv)}")  # noqa: T201
-    for name, each in rates.items():
-        print(f"  {name:<14} {each:>8,.0f} experiments/s of each worker")  # noqa: T201
-    print(  # noqa: T201
-        f"  together to alone {together / alone:.2f} (aim: at least {_AIM:g}); together to two strangers "
-        f"{together / strangers:.2f}"
-    )
-    facts = {"experiments_per_s": rates, "ratio": together / alone, "ratio_to_strangers": together / strangers}
+        for number in range(chosen.rounds):
+            folder = Path(place) / str(number)
+            folder.mkdir()
+            rounds.append({name: apart(groups, chosen.steps, folder / name) for name, groups in _CASES.items()})
+    print(machine_and_command())  # noqa: T201
+    for name in _CASES:
+        each = [rates[name] for rates in rounds]
+        print(  # noqa: T201
+            f"  {name:<14} {median(each):>8,.0f} experiments/s of each worker ({min(each):,.0f} to {max(each):,.0f})"
+        )
+    facts: dict[str, Any] = {"experiments_per_s": rounds}
+    for than in ("alone", "two strangers"):
+        ratios = [rates["two together"] / rates[than] for rates in rounds]
+        facts[f"together to {than}"] = median(ratios)
+        print(f"  together to {than}: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")  # noqa: T201
+    print(f"  aim: together to alone at least {_AIM:g}")  # noqa: T201
     path = Path("runs") / "workers.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -218,8 +218,7 @@ class Campaigns:
         promise: whoever tries these sees nothing that could be confirmed. The simulator's truth, for labels and for the
         oracle; no policy may see it.
         """
-        hit = (self.state.graph.bool() & self._hit_lately()[:, None, :]).any(-1)
-        return self._shows_now(self.pool.truth[self.cluster], hit.repeat_interleave(ARMS_OF_ONE, 1)) & self._available
+        return self._shows_now(self.pool.truth[self.cluster], self._depends_on_hit()) & self._available
 
     def would_pay(self) -> torch.Tensor:
         """Returns which of these would show that something is missing of which it is not known yet, shape (B, A)."""
@@ -232,7 +231,8 @@ class Campaigns:
         cooling = _cooling_min(self.hit_at_h, self.pool.cooldown_min[self.cluster], self.state.now_h[:, None])
         of_component = cooling, self.pool.recover_min[self.cluster]
         waiting, recovering = (of.repeat_interleave(ARMS_OF_ONE, 1) for of in of_component)
-        return truth[..., _T["cost_min"]] + waiting + torch.where(self.would_show(), recovering, 0.0)
+        breaks = self._breaks_now(truth, self._depends_on_hit())
+        return truth[..., _T["cost_min"]] + waiting + torch.where(breaks, recovering, 0.0)
 
     def would_earn(self) -> torch.Tensor:
         """Returns severities of what `would_pay`, 0 for other arms, shape (B, A); the simulator's truth."""
@@ -254,10 +254,28 @@ class Campaigns:
         arms = torch.arange(ARMS_OF_ONE, device=self.device)
         return self._shows_now(self._truth[first[:, None] + arms], self._dependency_was_hit(component)[:, None])
 
+    def _depends_on_hit(self) -> torch.Tensor:
+        """Returns which arms are on components of which a dependency was hit lately, shape (B, A), bool."""
+        hit = (self.state.graph.bool() & self._hit_lately()[:, None, :]).any(-1)
+        return hit.repeat_interleave(ARMS_OF_ONE, 1)
+
     def _shows_now(self, truth: torch.Tensor, dependency_hit: torch.Tensor) -> torch.Tensor:
-        flipped = (truth[..., _T["flips"]] > 0) & self._has_drifted()[:, None]
-        missing = (truth[..., _T["needs_dependency"]] > 0) & ~dependency_hit
-        return ((truth[..., _T["shows"]] > 0) ^ flipped) & ~missing & (truth[..., _T["trigger_shows"]] == 0)
+        """Returns which of some arms of each campaign would show a weakness; see `would_show`."""
+        return self._breaks_now(truth, dependency_hit) & ~self._now(truth, "trigger_shows")
+
+    def _breaks_now(self, truth: torch.Tensor, dependency_hit: torch.Tensor) -> torch.Tensor:
+        """Returns which of some arms of each campaign would break a promise, whatever else breaks it."""
+        return self._now(truth, "shows") & ((truth[..., _T["needs_dependency"]] == 0) | dependency_hit)
+
+    def _now(self, truth: torch.Tensor, what: str) -> torch.Tensor:
+        """Returns what is true of arms by now, of what drift changes, shape as that of the arms, bool.
+
+        Args:
+            truth: the arms' rows, shape (B, ..., len(TRUTH)).
+            what: "shows" or "trigger_shows".
+        """
+        drifted = self._has_drifted().view(-1, *[1] * (truth.dim() - 2))
+        return torch.where(drifted, truth[..., _T[f"{what}_late"]], truth[..., _T[what]]) > 0
 
     def step(self, actions: torch.Tensor) -> Step:
         """Runs one experiment on each cluster; what was masked is refused, touches nothing and costs nothing.
@@ -312,10 +330,8 @@ class Campaigns:
         """Returns what experiments show, their p-values, whether the arms are weak, and their rows of the truth."""
         truth = self._truth[self.cluster * self.arms + arm]
         luck = torch.rand((self.count, 5), generator=self._random, device=self.device)
-        flipped = (truth[:, _T["flips"]] > 0) & self._has_drifted()
-        needs_more = (truth[:, _T["needs_dependency"]] > 0) & ~self._dependency_was_hit(component)
-        weak = (truth[:, _T["shows"]] > 0) ^ flipped
-        shows = weak & ~needs_more
+        weak = self._now(truth, "shows")
+        shows = self._breaks_now(truth, self._dependency_was_hit(component))
         pool, cluster = self.pool, self.cluster
         invalid = luck[:, 0] < pool.invalid[cluster]
         seen = shows & (luck[:, 1] >= pool.misses[cluster])
@@ -327,11 +343,12 @@ class Campaigns:
         p = (1.0 + beaten_by.clamp(max=_UNITS)) / (_UNITS + 1)
         told = torch.where(broken, torch.where(p <= _ALPHA, Told.WEAKNESS, Told.UNDECIDED), Told.RESILIENT)
         # A latent fault's weakness stands only beside its trigger alone, and not where that breaks a promise already.
-        told = torch.where((told == Told.WEAKNESS) & (truth[:, _T["trigger_shows"]] > 0), Told.UNDECIDED, told)
+        told_by_trigger = (told == Told.WEAKNESS) & self._now(truth, "trigger_shows")
+        told = torch.where(told_by_trigger, Told.UNDECIDED, told)
         told = torch.where(invalid, Told.NOTHING, told)
         e_value = 0.5 / p.sqrt()
         e_value = torch.where(broken, e_value, e_value.clamp(max=1.0))
-        e_value = torch.where((told == Told.NOTHING) | (broken & (told == Told.UNDECIDED)), 1.0, e_value)
+        e_value = torch.where(invalid | told_by_trigger, 1.0, e_value)
         wobble = 0.2 * (luck[:, 4] - 0.5)
         anomaly = torch.where(told == Told.WEAKNESS, (truth[:, _T["anomaly_score"]] + wobble).clamp(0.05, 1.0), 0.0)
         moved = truth[:, _T["effect"]]

@@ -28,8 +28,9 @@ TRUTH: Final = (
     "cost_min",
     "weakness",
     "needs_dependency",
-    "flips",
     "trigger_shows",
+    "shows_late",
+    "trigger_shows_late",
 )
 """What is true of every arm.
 
@@ -39,8 +40,8 @@ TRUTH: Final = (
     cost_min: minutes of an experiment that finds nothing
     weakness: number of what is missing within its cluster (role, protection)
     needs_dependency: whether it shows only shortly after a dependency was hit
-    flips: whether drift turns `shows` into its opposite
     trigger_shows: of a latent fault, whether its trigger alone breaks a promise already
+    shows_late, trigger_shows_late: the same once drift has set in
 """
 
 _UNLISTED: Final = len(PROTECTIONS)
@@ -204,7 +205,8 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
         uniform(n, places, len(KINDS)) * torch.log(torch.tensor(1.0 / 0.03)) + torch.log(torch.tensor(0.03))
     )
     closeness = arriving / bears[..., None]
-    shows = lacks[..., None] & (closeness >= 1.0)
+    hurts = closeness >= 1.0
+    shows = lacks[..., None] & hurts
     gain = torch.exp(0.5 * normal(n, places))[..., None, None]
     anomaly = 1.0 - 1.0 / (1.0 + gain * closeness.clamp(min=1.0).sqrt())
     exposed = torch.where((needed_by & roots[:, None, :]).any(-1) | roots, 1.0, dependents_share.clamp(max=1.0))
@@ -217,10 +219,15 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
         cost = torch.ones(()).expand_as(shows)
     number = role[..., None] * _LISTED_AND_NOT + first
     can_need = graph.any(-1)[..., None] & (uniform(n, places, len(KINDS)) < _NEED_OF_A_DEPENDENCY)
-    flips = needs.any(-1) & (uniform(n, places, len(KINDS)) < _FLIPPING)
+    # Drift makes or mends what is missing; how much it takes to show it stays as it was.
+    flips = needs.any(-1) & (uniform(n, places, len(KINDS)) < _FLIPPING) & torch.tensor(structure.drift)
+    late = (lacks ^ flips)[..., None] & hurts
 
     def per_arm(values: torch.Tensor) -> torch.Tensor:
         return values[..., None].expand_as(shows).float() if values.dim() == 3 else values.expand_as(shows).float()
+
+    def triggered(of: torch.Tensor) -> torch.Tensor:
+        return (latent[:, None] & of[:, :, trigger, :1]).expand_as(of)
 
     truth = torch.stack(
         [
@@ -231,8 +238,9 @@ def _drawn(generator: Generator, n: int, places: int, random: torch.Generator) -
             per_arm(cost),
             per_arm(number),
             per_arm(can_need & torch.tensor(structure.compound)),
-            per_arm(flips & torch.tensor(structure.drift)),
-            (latent[:, None] & shows[:, :, trigger, :1]).expand_as(shows).float(),
+            triggered(shows).float(),
+            late.float(),
+            triggered(late).float(),
         ],
         dim=-1,
     )
