@@ -10,9 +10,10 @@ from actuators.errors import BadInput
 from agent.build.simulated import chaos_env
 from agent.learning import regression
 from agent.learning.arms import Arms
-from agent.learning.policy import RoundRobinPolicy, require_sense
+from agent.learning.policy import require_sense
 from agent.learning.reasons import Explainer
 from agent.learning.regression import Prior
+from agent.learning.rivals import RoundRobinPolicy
 from agent.learning.thompson import ThompsonPolicy
 from agent.learning.worth import worth_of
 from envs import encoding
@@ -102,6 +103,25 @@ def test_a_reason_says_what_was_believed_and_what_others_would_take(believes):
     assert str(reason).startswith("held to be weak with a probability of" if believes else "its turn, for about")
     assert reason.minutes == pytest.approx(env.code.decode(action).duration_s / 60.0 + 0.5, abs=0.01)
     assert explainer.reason(observation, mask, len(mask) - 1) is None
+
+
+def test_a_reason_counts_the_wait_for_a_component_that_was_hit_just_now():
+    env = chaos_env()
+    observation, _ = env.reset(seed=0)
+    mask = env.action_masks()
+    env.close()
+    action = int(np.flatnonzero(mask)[3])
+    component = np.unravel_index(action, observation["arms"].shape[:3])[0]
+    policy = ThompsonPolicy(np.random.default_rng(0))
+
+    def reason():
+        return Explainer(policy, {}, str).reason(observation, mask, action)
+
+    fresh = reason()
+    observation["arms"][component, ..., OBSERVED_ARM.index("minutes_since")] = 0.0
+    waits = reason()
+    assert waits.minutes == pytest.approx(fresh.minutes + 1.0)
+    assert waits.gain == pytest.approx(fresh.gain, abs=1e-6)
 
 
 class Fixed:

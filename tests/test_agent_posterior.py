@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,9 @@ from agent.build.simulated import chaos_env
 from agent.learning import posterior
 from agent.learning.arena import compared, greedily, knowing, randomly, tallied
 from agent.learning.arms import ARM_INPUTS, Surroundings
-from agent.learning.policy_file import learnt_on, read, store
+from agent.learning.policy_file import SHIPPED, learnt_on, read, store
 from agent.learning.posterior import ArmNetwork, PosteriorPolicy, best_bets, odds_of
+from agent.learning.ppo.set_policy import SetPolicy
 from agent.learning.train import Lessons, taught
 from agent.learning.worth import worth_on, worth_per_minute
 from agent.settings import PACKAGED
@@ -315,11 +317,30 @@ def test_what_is_stored_is_read(network, tmp_path, campaigns):
     assert policy_named(str(tmp_path / "it.safetensors"), np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("generator", [{"without": None}, {"without": 5}, {"families": None}])
+@pytest.mark.parametrize(
+    "generator", [{"without": None}, {"without": 5}, {"families": None}, {"without": [["freshness"]]}]
+)
 def test_a_record_that_cannot_be_is_one_clear_error(network, tmp_path, generator):
     store(network, tmp_path / "it.safetensors", {"generator": generator})
     with pytest.raises(BadInput, match="allowed is a list of names"):
         learnt_on(tmp_path / "it.safetensors")
+
+
+def test_what_could_not_be_written_whole_is_not_there(network, tmp_path):
+    (tmp_path / "it.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        store(network, tmp_path / "it.safetensors", {"device": "a test"})
+    assert not (tmp_path / "it.safetensors").exists()
+
+
+def test_a_policy_of_ppo_whose_teacher_looks_at_something_else_is_refused(tmp_path):
+    for file in SHIPPED["ppo"], SHIPPED["ppo"].with_suffix(".json"):
+        shutil.copy(file, tmp_path)
+    inputs = json.loads((tmp_path / "ppo.json").read_text())["inputs"]
+    assert {f"teacher: {name}" for name in ARM_INPUTS} < set(inputs)
+    described_as(inputs=[*inputs[:-2], inputs[-1], inputs[-2]])(tmp_path / "ppo.safetensors")
+    with pytest.raises(BadInput, match="has other inputs"):
+        read(tmp_path / "ppo.safetensors", SetPolicy)
 
 
 def cut_off(path):

@@ -16,7 +16,7 @@ from actuators.errors import BadInput
 from agent.learning.arena import greedily
 from agent.learning.policy_file import policy_in, read, store
 from agent.learning.posterior import ArmNetwork
-from agent.learning.ppo.checkpoint import NAME
+from agent.learning.ppo.checkpoint import NAME, require_same
 from agent.learning.ppo.choosing import PpoPolicy, new_policy, preferring
 from agent.learning.ppo.device import DevicePPO
 from agent.learning.ppo.practice import FolderKeeper, Practice, _model, practised
@@ -187,6 +187,13 @@ def test_a_training_on_other_clusters_or_from_another_teacher_does_not_go_on(poo
     trained(pool, teacher, tmp_path, brief)
     with pytest.raises(BadInput, match="other settings"):
         trained(pool, teacher, tmp_path, brief, origin="other clusters")
+
+
+def test_a_folder_of_a_groups_training_is_no_folder_of_one_alone(tmp_path):
+    require_same(tmp_path, Practice(), {"clusters": 1}, workers=2)
+    require_same(tmp_path, Practice(), {"clusters": 1}, workers=2)
+    with pytest.raises(BadInput, match="other settings"):
+        require_same(tmp_path, Practice(), {"clusters": 1}, workers=1)
 
 
 # ---- the policy that comes of it ------------------------------------------------------------------------------------

@@ -9,28 +9,27 @@ import numpy as np
 import pytest
 import torch
 
-from actuators.catalogue import CATALOGUE
+from actuators.catalogue import CATALOGUE, LEVELS
 from actuators.errors import BadInput
 from agent.learning.arena import compared, floored, greedily, knowing, one_by_one, randomly, tallied
 from agent.learning.floor import FlooredPolicy
 from agent.learning.incident import Incident, IncidentPolicy, incidents_in
-from agent.learning.policy import RoundRobinPolicy
 from agent.learning.policy_file import read
 from agent.learning.posterior import ArmNetwork
 from agent.learning.ppo.choosing import preferring
 from agent.learning.ppo.set_policy import SetPolicy
 from agent.learning.reasons import Explainer
-from agent.learning.rivals import GeneticPolicy, UcbPolicy
+from agent.learning.rivals import GeneticPolicy, RoundRobinPolicy, UcbPolicy
 from agent.learning.thompson import ThompsonPolicy
 from agent.settings import PACKAGED
 from envs import encoding
 from envs.encoding import BUDGET_FEATURES, OBSERVED_ARM, ROLES
-from envs.simulator.campaigns import Campaigns
+from envs.simulator.campaigns import ARMS_OF_ONE, Campaigns
 from envs.simulator.pool import pool_of
 from envs.simulator.structure import Generator
 
 PUBLISHED = incidents_in(PACKAGED / "incidents.yaml")
-RIVALS = [GeneticPolicy, UcbPolicy, partial(IncidentPolicy, PUBLISHED)]
+RIVALS = [GeneticPolicy, UcbPolicy, partial(IncidentPolicy, PUBLISHED), lambda _: RoundRobinPolicy()]
 COLUMN = {name: index for index, name in enumerate(OBSERVED_ARM)}
 
 
@@ -75,6 +74,19 @@ def test_what_has_just_shown_a_weakness_is_tried_again_until_it_is_confirmed(poo
     assert policy.choose(observation, mask) == action
     tell(observation, action, tried=2 / 8, weakness=2 / 8, evidence=1.0, confirmed=1.0)
     assert policy.choose(observation, mask) != action
+
+
+def test_every_kind_has_its_turn_before_any_has_another(pool):
+    observation, campaigns = first_look(pool)
+    mask, policy = campaigns.masks()[0].numpy(), RoundRobinPolicy()
+    of_kind = np.arange(len(mask) - 1) % ARMS_OF_ONE // len(LEVELS)
+    kinds = np.unique(of_kind[mask[:-1]])
+    turns = []
+    for _ in range(2 * len(kinds)):
+        action = policy.choose(observation, mask)
+        tell(observation, action, tried=1 / 8, resilient=1 / 8)
+        turns.append(of_kind[action])
+    assert sorted(turns[: len(kinds)]) == sorted(turns[len(kinds) :]) == kinds.tolist()
 
 
 def test_genes_of_the_fittest_are_the_commonest(pool):

@@ -28,15 +28,17 @@ from tests.test_agent_cli import backburn, refused
 POSTERIOR = str(PACKAGED / "policies" / "posterior.safetensors")
 
 FROZEN = {
-    "iid": (0.1403, 41.84),
-    "size": (0.1244, 186.45),
-    "topology": (0.1391, 41.41),
-    "family": (0.1160, 34.53),
-    "prevalence": (0.1076, 31.80),
-    "noise": (0.1403, 41.84),
-    "plain": (0.1530, 44.77),
+    "iid": (0.1403, 41.84, 0.000, 2.547),
+    "size": (0.1244, 186.45, 0.000, 3.173),
+    "topology": (0.1391, 41.41, 0.000, 2.556),
+    "family": (0.1160, 34.53, 0.000, 1.596),
+    "prevalence": (0.1076, 31.80, 0.000, 2.399),
+    "noise": (0.1403, 41.84, 0.000, 1.862),
+    "plain": (0.1530, 44.77, 0.050, 3.526),
 }
-"""Of 64 clusters: the share of permitted experiments that would show something, and how many of a cluster would."""
+"""Of 64 clusters the share of permitted experiments that would show something, and how many of a cluster would; of 16
+areas of chance and of the oracle (mean severity confirmed over the budget), which tell of what goes on in campaigns.
+"""
 
 
 def test_the_suite_has_the_splits_that_are_frozen():
@@ -48,6 +50,8 @@ def test_a_split_is_what_it_was_when_it_was_frozen(split):
     hit_rate, shows = suite.frozen(split, 64)
     assert hit_rate == pytest.approx(FROZEN[split][0], abs=5e-4)
     assert shows == pytest.approx(FROZEN[split][1], abs=0.05)
+    tallies = [suite.tried(suite.SPLITS[split], lambda _, by=by: by, 16).tally for by in (randomly(0), knowing)]
+    assert [float(tally.area.mean()) for tally in tallies] == pytest.approx(FROZEN[split][2:], abs=0.01)
 
 
 def test_choosing_at_random_hits_as_often_as_was_agreed():
@@ -234,6 +238,18 @@ def test_what_would_be_ignored_or_spoil_a_comparison_is_refused(tmp_path, comman
     with pytest.raises(BadInput, match=complaint):
         command(**out, **given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_shipped_is_compared_by_its_name(tmp_path):
+    told = backburn(
+        "benchmark", "--split", "plain", "--policies", "ppo,posterior", "--clusters", 4, "--run-dir", tmp_path / "it"
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "it" / "benchmark.json").read_text())["plain"]
+    assert {"ppo", "ppo as it ships", "posterior", "static posterior"} < set(found)
+    assert found["ppo"]["held_back"] is False
+    with pytest.raises(BadInput, match="two policies are called 'posterior'"):
+        makers_of([POSTERIOR, "posterior"])
 
 
 def test_who_has_learnt_on_what_is_held_back_is_marked(tmp_path):

@@ -23,11 +23,10 @@ from typing import Any
 
 from envs.simulator.structure import Generator
 
-from ..learning.policy_file import read
+from ..learning.policy_file import SHIPPED, read
 from ..learning.posterior import ArmNetwork
 from ..learning.ppo.practice import Practice
 from ..learning.ppo.together import Group, practised_together
-from ..settings import PACKAGED
 from .beside import machine_and_command
 
 _COMPONENTS = 16
@@ -46,7 +45,7 @@ def rate(workers: int, steps: int, folder: Path) -> float:
         folder: a new one.
     """
     practice = Practice(steps=steps, batch=256, critic_first=0, judged_every=steps)
-    teacher = read(PACKAGED / "policies" / "posterior.safetensors", ArmNetwork)
+    teacher = read(SHIPPED["posterior"], ArmNetwork)
     generator = Generator((_COMPONENTS, _COMPONENTS))
     group = Group(workers, 1, "cpu", None, generator, clusters=_CLUSTERS, aside=8, aside_seed=1)
     practised_together(group, practice, teacher, folder, {"of": "a benchmark"})

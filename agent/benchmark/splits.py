@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from actuators.errors import BadInput
+from envs.simulator.structure import VERSION
 
 from ..learning import suite
 from ..learning.arena import Chooser, floored, greedily, knowing, one_by_one, randomly, statically
 from ..learning.floor import RARELY
 from ..learning.incident import IncidentPolicy, incidents_in
 from ..learning.policy import Policy
-from ..learning.policy_file import PPO_SORT, learnt_on, read, record_of
+from ..learning.policy_file import PPO_SORT, SHIPPED, learnt_on, read, record_of
 from ..learning.posterior import ArmNetwork
 from ..learning.ppo.choosing import preferring
 from ..learning.ppo.set_policy import SetPolicy
@@ -42,7 +43,7 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     """Returns who makes each policy for so many clusters, one for every training of it.
 
     Args:
-        names: of rivals, or files of incidents, or files that `backburn train` wrote, or folders of such files:
+        names: of rivals or shipped policies, or files of incidents or that `backburn train` wrote, or folders of those:
             trainings of one policy that differ by their seeds. A policy that has learnt brings itself along with the
             head and the floor that it has on a real cluster (`as it ships`), and so does Thompson with its floor; a
             posterior-greedy one also as it would choose if it never learnt anything there (`static`).
@@ -68,12 +69,11 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     }
     found: dict[str, list[Maker]] = {}
     for name in names:
-        if is_path(name):
-            trained = _trained(Path(name)) if not name.endswith(".yaml") else {Path(name).stem: [by(Path(name))]}
+        if is_path(name) or name in SHIPPED:
+            file = SHIPPED.get(name, Path(name))
+            trained = {file.stem: [by(file)]} if file.suffix == ".yaml" else _trained(file)
             if (found.keys() | known.keys()) & trained.keys():
-                raise BadInput(
-                    f"two policies are called {Path(name).stem!r}; allowed are files and folders of other names"
-                )
+                raise BadInput(f"two policies are called {file.stem!r}; allowed are files and folders of other names")
             found |= trained
         elif name in known:
             found[name] = [known[name]]
@@ -81,8 +81,8 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
                 found[f"{name} as it ships"] = [with_a_floor(known[name])]
         else:
             raise BadInput(
-                f"unknown policy {name!r}; allowed are {', '.join(known)}, files of incidents that end in .yaml, and "
-                "files of `backburn train` or folders of them (with a slash)"
+                f"unknown policy {name!r}; allowed are {', '.join([*known, *SHIPPED])}, files of incidents that end in "
+                ".yaml, and files of `backburn train` or folders of them (with a slash)"
             )
     return {**found, **{name: [known[name]] for name in _BOUNDS}}
 
@@ -105,7 +105,9 @@ def _trained(path: Path) -> dict[str, list[Maker]]:
 def informed(names: Sequence[str]) -> set[str]:
     """Returns which policies, by the names that `makers_of` gives them, have learnt on what the suite holds back."""
     found: set[str] = set()
-    for path in (Path(name) for name in names if is_path(name) and not name.endswith(".yaml")):
+    for path in (SHIPPED.get(name, Path(name)) for name in names if name in SHIPPED or is_path(name)):
+        if path.suffix == ".yaml":
+            continue
         for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
             if suite.has_seen_what_is_held_back(learnt_on(file)):
                 found |= _learnt(file, path.stem).keys()
@@ -170,7 +172,7 @@ def compare(
     except OSError as error:
         raise BadInput(f"--run-dir {out}: cannot be made: {error.strerror}") from error
     machine = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, torch {torch.__version__}"
-    about = {"schema_version": SCHEMA_VERSION, "machine": machine, "command": " ".join(sys.argv)}
+    about = {"schema_version": SCHEMA_VERSION, "machine": machine, "command": " ".join(sys.argv), "simulator": VERSION}
     _write(out / "about.json", about | {"budget_min": suite.BUDGET_MIN})
     written: dict[str, Any] = {}
     works = [

@@ -15,7 +15,7 @@ from actuators.dry_run import leashed
 from actuators.errors import BadInput
 from safety.supervisor import Guardian, Supervisor
 
-from ..settings import PACKAGED, Settings
+from ..settings import Settings
 from .state import State
 
 if TYPE_CHECKING:
@@ -94,22 +94,20 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
     """
     from ..learning.floor import RARELY, FlooredPolicy
     from ..learning.incident import IncidentPolicy, incidents_in
-    from ..learning.policy_file import policy_in
+    from ..learning.policy_file import SHIPPED, policy_in
     from ..learning.unlearned import UNLEARNED
 
     makers: Mapping[str, Callable[[], Policy]] = {
         **{each: partial(make, random) for each, make in UNLEARNED.items()},
         "thompson": lambda: FlooredPolicy(UNLEARNED["thompson"](random)),
-        "posterior": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "posterior.safetensors"), RARELY),
-        "ppo": lambda: FlooredPolicy(policy_in(PACKAGED / "policies" / "ppo.safetensors"), RARELY),
     }
-    if name.endswith(".safetensors"):
-        return FlooredPolicy(policy_in(Path(name)), RARELY)
+    if name.endswith(".safetensors") or name in SHIPPED:
+        return FlooredPolicy(policy_in(SHIPPED.get(name, Path(name))), RARELY)
     if name.endswith(".yaml"):
         return IncidentPolicy(incidents_in(Path(name)), random)
     if name not in makers:
         raise BadInput(
-            f"unknown policy {name!r}; allowed are {', '.join(makers)}, "
+            f"unknown policy {name!r}; allowed are {', '.join([*makers, *SHIPPED])}, "
             "files that end in .safetensors, and files of incidents that end in .yaml"
         )
     return makers[name]()

@@ -136,6 +136,7 @@ def train(
 ) -> None:
     """Trains a policy on simulated clusters, and tries it on others."""
     from ..learning import school, suite
+    from ..learning.policy_file import SHIPPED
     from ..learning.train import Lessons
 
     if held_back:
@@ -151,7 +152,7 @@ def train(
             generator,
             out,
             wide_console(),
-            teacher=teacher or PACKAGED / "policies" / "posterior.safetensors",
+            teacher=teacher or SHIPPED["posterior"],
             folder=run_dir or out.with_suffix(".training"),
             device=device,
             threads=threads,

@@ -1,4 +1,4 @@
-"""What a policy is, and the simple ones that every other has to beat."""
+"""What a policy is, and the simplest, which every other has to beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from actuators.errors import BadInput
-from envs.encoding import observed
 
 Observation: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -51,15 +50,3 @@ class RandomPolicy:
         """Returns an allowed experiment, all equally likely."""
         allowed = np.flatnonzero(mask[:-1])
         return int(self._random.choice(allowed)) if len(allowed) else len(mask) - 1
-
-
-class RoundRobinPolicy:
-    """Takes the allowed experiment that was tried least, the mildest and cheapest first."""
-
-    def choose(self, observation: Observation, mask: Mask) -> int:
-        """Returns the least tried allowed experiment."""
-        allowed = np.flatnonzero(mask[:-1])
-        if not len(allowed):
-            return len(mask) - 1
-        keys = [observed(observation, name).reshape(-1)[allowed] for name in ("intensity", "duration_min", "tried")]
-        return int(allowed[np.lexsort(keys)[0]])

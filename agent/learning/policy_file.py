@@ -20,6 +20,7 @@ from actuators.errors import BadInput
 from envs.encoding import ARM_FEATURES, BUDGET_FEATURES, COMPONENT_FEATURES, VERSION
 from envs.history import BY_KIND, HISTORY_FEATURES, IN_ROLE
 
+from ..settings import PACKAGED
 from .arms import ARM_INPUTS
 from .policy import Policy
 from .posterior import ArmNetwork, PosteriorPolicy
@@ -38,12 +39,18 @@ _PPO_INPUTS = (
     *IN_ROLE,
     *HISTORY_FEATURES,
     *ARM_FEATURES,
+    *(f"teacher: {name}" for name in ARM_INPUTS),
 )
 PPO_SORT: Final = "ppo"
 _SORTS: Final[Mapping[type[Network], tuple[str, tuple[str, ...]]]] = {
     ArmNetwork: ("posterior", ARM_INPUTS),
     SetPolicy: (PPO_SORT, _PPO_INPUTS),
 }
+SHIPPED: Final[Mapping[str, Path]] = {
+    name: PACKAGED / "policies" / f"{name}.safetensors" for name in ("posterior", "ppo")
+}
+"""The policies that come with this package, by name."""
+
 _WIDEST = 4096
 _N = TypeVar("_N", ArmNetwork, SetPolicy)
 
@@ -69,8 +76,11 @@ def store(network: Network, path: Path, record: Mapping[str, Any]) -> None:
         "training": dict(record),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(weights)
+    draft = path.with_suffix(".draft")
+    draft.write_bytes(weights)
     path.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    # Last, and in one step: a policy that is there is whole, and a training that could not write it can do so again.
+    draft.replace(path)
 
 
 def policy_in(path: Path) -> Policy:
@@ -142,8 +152,9 @@ def learnt_on(path: Path) -> dict[str, Any]:
     if not isinstance(generator, dict):
         return {}
     for key in ("without", "families"):
-        if key in generator and not isinstance(generator[key], list):
-            raise BadInput(f"policy {path} says that it learnt {key} {generator[key]!r}; allowed is a list of names")
+        names = generator.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadInput(f"policy {path} says that it learnt {key} {names!r}; allowed is a list of names")
     return generator
 
 

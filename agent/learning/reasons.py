@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from envs.encoding import OBSERVED_ARM
-
+from .arms import Arms
 from .floor import FlooredPolicy
 from .policy import Mask, Observation, Policy
-from .worth import OVERHEAD_MIN
+from .worth import lately_of, minutes_of
 
 
 @runtime_checkable
@@ -84,13 +83,10 @@ class Explainer:
         rivals = {name: rival.choose(observation, mask) for name, rival in self._rivals.items()}
         others = {name: self._described(choice) if choice != action else "the same" for name, choice in rivals.items()}
         seen = {name: torch.as_tensor(values)[None] for name, values in observation.items()}
-        minutes = float(self._minutes(seen).flatten()[action])
+        arms = Arms.of(seen)
+        minutes = float(minutes_of(arms, lately_of(arms)).flatten()[action])
         new_kind = isinstance(self._policy, FlooredPolicy) and self._policy.gives_way(observation, mask)
         if not isinstance(self._policy, Believes):
             return Reason(None, None, minutes, others, new_kind)
         odds, worth = (each(observation, mask)[action] for each in (self._policy.odds, self._policy.worth))
         return Reason(float(odds), float(worth) * minutes, minutes, others, new_kind)
-
-    @staticmethod
-    def _minutes(seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return seen["arms"][..., OBSERVED_ARM.index("duration_min")] + OVERHEAD_MIN

@@ -1,7 +1,7 @@
-"""What others choose by: a genetic algorithm and UCB, as fair rivals of what learns across clusters.
+"""What others choose by: every kind in turn, UCB, and a genetic algorithm, as fair rivals of what learns elsewhere.
 
-Both repeat at once what has just shown a weakness, until it is confirmed or borne; left to themselves they would never
-do so, and nothing that they find would count.
+All of them repeat at once what has just shown a weakness, until it is confirmed or borne; left to themselves they
+would never do so, and nothing that they find would count.
 """
 
 from __future__ import annotations
@@ -115,6 +115,24 @@ class UcbPolicy:
         tries = _flat(observation, "tried").reshape(shape)[candidates[:, 0], kind, candidates[:, 1]]
         component, level = self._random.choice(candidates[tries == tries.min()])
         return int(np.ravel_multi_index((component, kind, level), shape))
+
+
+class RoundRobinPolicy:
+    """Every kind of fault in turn: the one that was tried least, and of its arms the mildest, shortest, least tried."""
+
+    def choose(self, observation: Observation, mask: Mask) -> int:
+        """Returns an allowed experiment of the kind whose turn it is; stops where none is allowed."""
+        again = unconfirmed(observation, mask)
+        if again is not None:
+            return again
+        allowed = np.flatnonzero(mask[:-1])
+        if not len(allowed):
+            return len(mask) - 1
+        tried = _flat(observation, "tried")
+        of_kind = tried.reshape(observation["arms"].shape[:3]).sum((0, 2), keepdims=True)
+        of_kind = np.broadcast_to(of_kind, observation["arms"].shape[:3]).reshape(-1)
+        keys = [_flat(observation, name) for name in ("intensity", "duration_min")]
+        return int(allowed[np.lexsort([key[allowed] for key in (*keys, tried, of_kind)])[0]])
 
 
 def _flat(observation: Observation, name: str) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from actuators.errors import BadInput
 from envs.simulator.pool import Pool, pool_of
-from envs.simulator.structure import Generator
+from envs.simulator.structure import VERSION, Generator
 
 from .arena import (
     Chooser,
@@ -35,6 +35,7 @@ from .arena import (
 from .floor import RARELY
 from .policy_file import Network, learnt_on, read, record_of, store
 from .posterior import ArmNetwork
+from .ppo.checkpoint import require_same
 from .ppo.choosing import preferring
 from .ppo.practice import FolderKeeper, Practice, Standing, practised
 from .ppo.set_policy import SetPolicy
@@ -134,6 +135,7 @@ def train_ppo(
     torch.set_num_threads(threads)
     began_s = time.monotonic()
     origin = {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]}
+    went_on = folder.is_dir() and any(folder.iterdir())
     if workers > 1 or ray_address is not None:
         from .ppo.together import Group, practised_together
 
@@ -143,7 +145,8 @@ def train_ppo(
         policy = _alone(practice, generator, console, network, folder, device, origin).cpu()
     record = _machine(device, threads, began_s) | {
         "workers": workers,
-        "experiments": practice.steps * practice.batch * workers,
+        "went_on": went_on,  # after it was cut off; the seconds are those of the last start
+        "experiments": practice.experiments * workers,
         "practice": asdict(practice),
         "teacher": origin["teacher"],
     }
@@ -166,6 +169,8 @@ def _alone(
     device: str,
     origin: Mapping[str, Any],
 ) -> SetPolicy:
+    keeper = FolderKeeper(folder)
+    require_same(folder, practice, origin, workers=1)
     pool = _pool(generator, practice.seed, console)
 
     def tell(standing: Standing) -> None:
@@ -180,7 +185,7 @@ def _alone(
         pool_of(generator, _ASIDE, seed=ASIDE_SEED).to(device),
         practice,
         network.to(device),
-        FolderKeeper(folder),
+        keeper,
         origin,
         tell,
         lambda text: _say(console, text),
@@ -279,7 +284,7 @@ def _graduate(
     """Tries what has learnt on clusters held out, and writes it down."""
     figures = held_out(choosers, generator)
     console.print(table(figures))
-    tried = {"clusters": _HELD_OUT, "budget_min": _BUDGET_MIN, "figures": figures}
+    tried = {"simulator": VERSION, "clusters": _HELD_OUT, "budget_min": _BUDGET_MIN, "figures": figures}
     store(network, path, {**record, "generator": _plain(asdict(generator)), "held_out": tried})
     _say(console, f"policy: {path}")
 

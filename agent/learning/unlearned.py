@@ -9,8 +9,8 @@ import numpy as np
 
 from ..settings import PACKAGED
 from .incident import IncidentPolicy, incidents_in
-from .policy import Policy, RandomPolicy, RoundRobinPolicy
-from .rivals import GeneticPolicy, UcbPolicy
+from .policy import Policy, RandomPolicy
+from .rivals import GeneticPolicy, RoundRobinPolicy, UcbPolicy
 from .thompson import ThompsonPolicy
 
 UNLEARNED: Final[Mapping[str, Callable[[np.random.Generator], Policy]]] = {

@@ -11,7 +11,7 @@ from envs.history import LONG_MIN
 
 from .arms import Arms, Surroundings
 
-OVERHEAD_MIN = 0.5
+_OVERHEAD_MIN = 0.5
 """What an experiment costs beside the time in force: reference and post windows, recovery."""
 
 _SIBLING_WORTH = 0.05
@@ -85,7 +85,7 @@ def worth_of(
     chance = odds * _AGAIN ** (missing - 1.0)
     # A first try that shows nothing is the last one.
     tries = 1.0 + torch.where(weak > 0, 1.0, odds) * (missing - 1.0)
-    worth = severity * chance / (arms.attribute("duration_min") + OVERHEAD_MIN + _waiting(lately)) / tries
+    worth = severity * chance / minutes_of(arms, lately) / tries
     known = _known_kinds(components, arms)
     if new is None:
         new = _usually_new(known, arms)
@@ -94,6 +94,16 @@ def worth_of(
         # learnt there takes that for something new.
         new = torch.where(known[..., None] > 0, new.clamp(max=_SIBLING_WORTH), new)
     return torch.where(confirmed > 0, 0.0, worth * new)
+
+
+def minutes_of(arms: Arms, lately: torch.Tensor) -> torch.Tensor:
+    """Returns how many minutes experiments are expected to take now, shape (B, C, K, L).
+
+    Args:
+        arms: what is seen of them.
+        lately: how lately components were hit, see `lately_of`.
+    """
+    return arms.attribute("duration_min") + _OVERHEAD_MIN + _waiting(lately)
 
 
 def _known_kinds(components: torch.Tensor, arms: Arms) -> torch.Tensor:

@@ -17,6 +17,10 @@ _MOST_COMPONENTS = 96
 _FEWEST_COMPONENTS = 6
 
 
+VERSION: Final = 2
+"""Of what clusters are like and what experiments on them show; figures and policies of different ones don't compare."""
+
+
 @dataclass(frozen=True, slots=True)
 class Structure:
     """Difficulties that give a policy that looks ahead something to win; each can be switched off.

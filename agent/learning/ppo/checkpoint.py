@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,11 @@ from actuators.errors import BadInput
 from .device import DevicePPO
 from .set_policy import SetPolicy
 
+if TYPE_CHECKING:
+    from .practice import Practice
+
 NAME: Final = "checkpoint.safetensors"
+_SETTINGS: Final = "training.json"
 _COUNTS: Final = ("num_timesteps", "_n_updates")
 
 
@@ -107,6 +112,26 @@ def restore(
 def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns the tensors of one of those in a checkpoint, under their own names."""
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def require_same(folder: Path, practice: Practice, origin: Mapping[str, Any], workers: int) -> None:
+    """Writes down whose folder it is.
+
+    Args:
+        folder: of checkpoints.
+        practice: of the training.
+        origin: which clusters it learns on and which teacher it begins as, JSON.
+        workers: that learn together: checkpoints of a group are no checkpoints of one alone.
+
+    Raises:
+        BadInput: it is another training's.
+    """
+    settings = {"practice": asdict(practice), "origin": dict(origin), "workers": workers}
+    path, text = folder / _SETTINGS, json.dumps(settings, sort_keys=True, indent=1) + "\n"
+    if not path.exists():
+        path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise BadInput(f"{path} is of a training with other settings; allowed is to go on with the same")
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

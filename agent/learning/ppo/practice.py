@@ -7,6 +7,7 @@ each plays campaigns of its own, and all take the same steps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -75,6 +76,11 @@ class Practice:
     judged_every: int = 5
     budget_min: tuple[float, float] = (10.0, 60.0)
     seed: int = 0
+
+    @property
+    def experiments(self) -> int:
+        """How many one worker plays: rollouts are whole."""
+        return math.ceil(self.steps / self.rollout) * self.rollout * self.batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,9 @@ to which each had brought its part. So does a training that was cut off as a who
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from .set_policy import SetPolicy
 
 _RESTARTS = 20
 _RUN = "group"
-_SETTINGS = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ def practised_together(
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.absolute()
-    _require_same(folder, {"practice": asdict(practice), "origin": dict(origin), "workers": group.workers})
+    checkpoint.require_same(folder, practice, origin, group.workers)
     settings = {
         "group": group,
         "practice": practice,
@@ -215,16 +213,3 @@ def _work(settings: dict[str, Any]) -> None:
 def _part(rank: int) -> str:
     """Returns the name of a worker's part of a checkpoint."""
     return f"{rank}-{checkpoint.NAME}"
-
-
-def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Writes down whose folder it is.
-
-    Raises:
-        BadInput: it is another training's.
-    """
-    path, text = folder / _SETTINGS, json.dumps(settings, sort_keys=True, indent=1) + "\n"
-    if not path.exists():
-        path.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
-        raise BadInput(f"{path} is of a training with other settings; allowed is to go on with the same")
