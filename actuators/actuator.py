@@ -20,7 +20,8 @@ class Actuator(Protocol):
         """Plans the fault without harming anything.
 
         Returns:
-            Everything that a fresh process needs to inject and to revert, as a JSON object.
+            Everything that a fresh process needs to inject and to revert, as a JSON object. A fault of single instances
+            names them as `actuators.pod.chosen` does, so that how many are hit can be judged before they are.
 
         Raises:
             TargetNotFound: the target, or the part of it that would be hurt, does not exist.

@@ -6,7 +6,6 @@ that nothing overwrites the damage) and cuts or deletes the file in the same ins
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from .catalogue import kind_of
 from .errors import InjectionFailed, RevertFailed, TargetNotFound
 from .fault import Fault, Injection, Target, Undo
 from .files import sha256, write_durably
-from .pod import Pods, victims
+from .pod import Pods, chosen, victims
 
 
 class Checkpoints(Protocol):
@@ -83,7 +82,7 @@ class CheckpointActuator:
         kept = self._keep / injection_id
         write_durably(kept, original)
         return {
-            "instances": [asdict(writers[0])],
+            **chosen(writers, 1),
             "artefact": artefact,
             "original": str(kept),
             **_damage(fault, original),

@@ -81,7 +81,7 @@ class PodActuator:
         if not instances:
             raise TargetNotFound(f"{fault.target} has no running instance to break with {fault.kind}")
         count = instances_hit(kind_of(fault.kind), fault.intensity, len(instances))
-        return {"instances": [asdict(instance) for instance in instances[:count]]}
+        return chosen(instances, count)
 
     def inject(self, injection: Injection) -> None:
         """Kills, freezes or starves the victims."""
@@ -113,6 +113,17 @@ class PodActuator:
         if injection.fault.kind == "pod.kill":
             return True
         return not any(self._pods.is_paused(instance, injection.id) for instance in victims(injection))
+
+
+def chosen(instances: Sequence[Instance], count: int) -> Undo:
+    """Names the first `count` instances as victims, and says out of how many; part of an undo."""
+    return {"instances": [asdict(instance) for instance in instances[:count]], "living": len(instances)}
+
+
+def reach(undo: Undo) -> tuple[int, int] | None:
+    """Returns how many instances a planned fault hits, and how many its target had; None where its undo names none."""
+    named, living = undo.get("instances"), undo.get("living")
+    return (len(named), living) if named and isinstance(living, int) else None
 
 
 def victims(injection: Injection) -> list[Instance]:

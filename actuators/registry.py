@@ -12,7 +12,7 @@ with; their control is the same kill alone.
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from .catalogue import kind_of
 from .errors import InjectionFailed, TargetNotFound
 from .fault import Fault, Injection, Target, Undo
 from .files import sha256, write_durably
-from .pod import Pods, victims
+from .pod import Pods, chosen, victims
 
 _CORRUPT, _UNAVAILABLE = "model.registry_corrupt", "model.registry_unavailable"
 
@@ -109,9 +109,9 @@ class RegistryActuator:
         readers = self._pods.instances(fault.target)
         if not readers:
             raise TargetNotFound(f"{fault.target} has no running instance that could meet {fault.kind}")
-        killed = [asdict(readers[0])] if kind_of(fault.kind).trigger is not None else []
+        killed = chosen(readers, 1 if kind_of(fault.kind).trigger is not None else 0)
         bad = {} if fault.kind == _UNAVAILABLE else self._prepared(injection_id, fault, current)
-        return {"instances": killed, **bad}
+        return {**killed, **bad}
 
     def inject(self, injection: Injection) -> None:
         """Withholds the registry or publishes the bad version, then kills the reader."""

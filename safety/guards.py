@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from actuators.catalogue import CATALOGUE, instances_hit
-from actuators.fault import Fault
+from actuators.fault import Fault, Undo
+from actuators.pod import reach
 
 from .limits import OPT_IN_LABEL, Limits
 from .vitals import Vitals
@@ -133,8 +134,11 @@ def blast_radius(fault: Fault, vitals: Vitals, limits: Limits) -> Refusal | None
             "blast_radius",
             f"{fault.target} says it has {living} of {component.total} instances; nobody can tell what is hit",
         )
-    hit = instances_hit(CATALOGUE[fault.kind], fault.intensity, living)
-    if hit >= living and not may_hit_all:
+    return _too_wide(fault, instances_hit(CATALOGUE[fault.kind], fault.intensity, living), living, limits)
+
+
+def _too_wide(fault: Fault, hit: int, living: int, limits: Limits) -> Refusal | None:
+    if hit >= living and fault.target.name not in limits.whole_component:
         return Refusal("blast_radius", f"would hit all of {fault.target}; limits.whole_component does not name it")
     if CATALOGUE[fault.kind].scope == "component" or hit <= max(limits.max_instances, limits.max_share * living):
         return None
@@ -167,3 +171,25 @@ def judge(fault: Fault, vitals: Vitals, limits: Limits) -> Refusal | None:
         if refusal is not None:
             return refusal
     return None
+
+
+def judge_reach(fault: Fault, undo: Undo, vitals: Vitals, limits: Limits) -> Refusal | None:
+    """Judges how much would be hit once more, when the victims have been named.
+
+    Who names them counts those that live by then; the guards were told how many serve, some time ago. The lower number
+    counts: whoever lives and does not serve yet is nobody that the others could be spared for.
+
+    Args:
+        fault: that the guards have permitted.
+        undo: what its actuator has prepared.
+        vitals: by which the guards have judged it.
+        limits: by which they have.
+    """
+    if CATALOGUE[fault.kind].scope == "component":
+        return None  # hits all there are, and was permitted to
+    named = reach(undo)
+    if named is None:
+        return Refusal("blast_radius", f"nobody can tell how many instances of {fault.target} would be hit")
+    hit, living = named
+    ready = vitals.components[fault.target.name].ready
+    return _too_wide(fault, hit, living if ready is None else min(ready, living), limits)

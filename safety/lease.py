@@ -2,7 +2,9 @@
 
 The holder renews the lease in its main loop, so that a hung holder stops renewing. Whoever takes the lease next, or
 fences a hung holder off, raises the fencing token; the late holder then finds its token outdated at the last check
-before it acts. Kept in SQLite for its transactions, not for durability: a lease does not survive a reboot anyway.
+before it acts. A dead holder is in nobody's way; of one in another container, where its pid says nothing, that is not
+known before the lease has expired. Kept in SQLite for its transactions, not for durability: a lease does not survive a
+reboot anyway.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ CREATE TABLE IF NOT EXISTS lease (
     boot_id TEXT NOT NULL, boottime_s REAL NOT NULL
 ) STRICT
 """
+_NAMESPACE = "ALTER TABLE lease ADD COLUMN pid_namespace INTEGER NOT NULL DEFAULT 0"
+"""What a file of an earlier Backburn lacks."""
 
 
 class LeaseLost(Unsafe):
@@ -52,6 +56,10 @@ class Lease:
             if not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 self._db.execute(_SCHEMA)
                 self._db.execute("INSERT OR IGNORE INTO lease VALUES (1, 0, '', 0, 0, '', 0)")
+            if not self._has_namespace():
+                with self._transaction():
+                    if not self._has_namespace():  # of those that start at once, one adds it
+                        self._db.execute(_NAMESPACE)
         except sqlite3.DatabaseError as error:
             raise Unsafe(f"the lease {path} cannot be read ({error}); another agent may be at work") from error
 
@@ -70,13 +78,13 @@ class Lease:
         """Takes the lease and returns its new fencing token.
 
         Raises:
-            Unsafe: a living agent holds it.
+            Unsafe: a living agent holds it, or one in another container of which nobody can tell, until it expires.
         """
         with self._transaction():
             token, other, pid, started, boot_id, boottime_s = self._row()
             now = self._clock.now()
             expired = Instant(boot_id, boottime_s).after(self.ttl_s).reached(now)
-            if other and not expired and _started(pid) == started:
+            if other and not expired and (self._is_elsewhere() or _started(pid) == started):
                 raise Unsafe(f"{other} (pid {pid}) is at work on this cluster; one agent at a time ({self._path})")
             self._write(token + 1, holder)
         self._token = token + 1
@@ -121,12 +129,21 @@ class Lease:
         ).fetchone()
         return row
 
+    def _has_namespace(self) -> bool:
+        return "pid_namespace" in [name for _, name, *_ in self._db.execute("PRAGMA table_info(lease)")]
+
+    def _is_elsewhere(self) -> bool:
+        """Tells whether the holder's pid may mean another process here: containers of one host share a boot."""
+        namespace: int = self._db.execute("SELECT pid_namespace FROM lease").fetchone()[0]
+        return namespace == 0 or namespace != _pid_namespace()
+
     def _write(self, token: int, holder: str) -> None:
         now = self._clock.now()
         pid = os.getpid()
         self._db.execute(
-            "UPDATE lease SET token = ?, holder = ?, pid = ?, pid_started = ?, boot_id = ?, boottime_s = ?",
-            (token, holder, pid, _started(pid), now.boot_id, now.boottime_s),
+            "UPDATE lease SET token = ?, holder = ?, pid = ?, pid_started = ?, boot_id = ?, boottime_s = ?, "
+            "pid_namespace = ?",
+            (token, holder, pid, _started(pid), now.boot_id, now.boottime_s, _pid_namespace()),
         )
 
     @contextmanager
@@ -147,3 +164,11 @@ def _started(pid: int) -> int:
     except OSError:
         return 0
     return int(stat.rpartition(")")[2].split()[19])
+
+
+def _pid_namespace() -> int:
+    """Returns the number of the PID namespace, 0 where nobody can tell."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

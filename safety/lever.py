@@ -1,6 +1,7 @@
 """The kill switch: one file that everybody can pull and only a person with a reason can release.
 
-Unreadable means engaged, and so does missing. Engaging is always allowed; releasing needs a reason.
+Unreadable means engaged, and so does missing. Engaging is always allowed, on a full disk too; releasing needs a reason.
+A lever that is engaged survives a power cut; a release that does not leaves it engaged.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from actuators.errors import BadInput
+from actuators.files import sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,17 @@ class Lever:
             return LeverState(True, f"the lever {self._path} cannot be read: {error}")
 
     def engage(self, reason: str, by: str) -> None:
-        """Stops everything. Never refused."""
-        self._write(LeverState(True, reason, by, _now()))
+        """Stops everything. Never refused; where there is no room for the reason, without it.
+
+        Raises:
+            OSError: the file can be neither replaced nor emptied, and says what it said before.
+        """
+        state = LeverState(True, reason, by, _now())
+        try:
+            self._write(state)
+        except OSError:
+            self._spoil(state)
+        self._sync()
 
     def release(self, reason: str, by: str) -> None:
         """Lets chaos begin again.
@@ -67,6 +79,7 @@ class Lever:
         if not reason.strip():
             raise BadInput("releasing the lever needs a reason")
         self._write(LeverState(False, reason, by, _now()))
+        self._sync()
 
     def exists(self) -> bool:
         """Tells whether anybody has ever moved this lever."""
@@ -76,8 +89,33 @@ class Lever:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever moves it has a draft of their own: the service's web threads pull it, too.
         draft = self._path.with_suffix(f".{os.getpid()}.{threading.get_native_id()}.draft")
-        draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        draft.replace(self._path)
+        try:
+            draft.write_bytes(_text(state))
+            draft.replace(self._path)
+        except OSError:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+
+    def _spoil(self, state: LeverState) -> None:
+        """Engages without a draft: an empty file needs no room, and counts as engaged."""
+        with self._path.open("wb", buffering=0) as file, suppress(OSError):
+            file.write(_text(state))  # there may be room now; a part of it cannot be read, and counts as engaged
+
+    def _sync(self) -> None:
+        """Makes the lever's state survive a power cut, where the disk can.
+
+        After the rename and not before: no halt waits for a disk. What a cut in between leaves is either the state of
+        before, which nobody was told had changed, or a file that cannot be read.
+        """
+        with suppress(OSError):
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+            sync_folder(self._path.parent)
+
+
+def _text(state: LeverState) -> bytes:
+    return json.dumps(asdict(state)).encode()
 
 
 def _now() -> str:

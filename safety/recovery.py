@@ -48,9 +48,7 @@ def take_out(
         ) as error:  # whatever a driver raises: the next attempt, and the next fault, must have their turn
             problem = f"{type(error).__name__}: {error}"
     _tell(journal, injection, LEAKED, problem)
-    with suppress(
-        OSError
-    ):  # a full disk: whoever asked hears of the leak all the same, and the next fault has its turn
+    with suppress(OSError):  # a broken disk: whoever asked hears of the leak all the same, and the next has its turn
         lever.engage(f"{injection.fault} leaked ({injection.id}): {problem}", by)
     return False
 

@@ -1,8 +1,9 @@
 """The one door from a decision to a cluster.
 
     judge      guards in reading order                      -> Refusal, and nothing was touched
+    prepare    name what is hit, and judge how much it is   what lives may have changed since it was measured
     record     the receipt, fsynced                         before any harm
-    re-check   lease token, once more                       the last thing before the act
+    re-check   lease token, deadline, lever, once more      the last thing before the act
     act        actuator, driver
     watch      lever, lease, watchdog, telemetry, limits, deadline: whichever comes first ends the fault
     revert     then observe that it is gone, or call it leaked and engage the lever
@@ -23,7 +24,7 @@ from actuators.clock import Clock, Instant
 from actuators.errors import ActuatorError, InjectionFailed, TargetNotFound
 from actuators.fault import Fault, Injection
 
-from .guards import Refusal, judge
+from .guards import Refusal, judge, judge_reach
 from .journal import APPLIED, VERIFIED, Journal
 from .lease import Lease, LeaseLost
 from .lever import Lever
@@ -100,6 +101,7 @@ class Supervisor:
         self._new_id = new_id
         self._by = by
         self._open: dict[str, Injection] = {}
+        self._unclean: dict[str, Fault] = {}
         self._verified: set[str] = set()
         self._broken_since: dict[str, Instant] = {}
         self._quarantined: set[str] = set()
@@ -112,13 +114,14 @@ class Supervisor:
 
         This is what a campaign asks between experiments; the door asks it again.
         """
-        if self._interruption is not None:
-            return f"interrupted: {self._interruption}"
-        lever = self._lever.read()
-        if lever.engaged:
-            return f"the lever is engaged: {lever.reason}"
+        stopped = self._stopped()
+        if stopped is not None:
+            return stopped
+        if self._unclean:  # neither journal nor lever may have taken it: their disk may be full or broken
+            first = next(iter(self._unclean))
+            return f"{len(self._unclean)} fault(s) of this run leaked, first {self._unclean[first]} ({first})"
         if not self._guardian.alive():
-            return "the watchdog is dead; nobody would revert after us"
+            return "the watchdog is dead or hangs; nobody would revert after us"
         try:
             leaked = self._journal.leaked()
             if leaked:
@@ -143,7 +146,7 @@ class Supervisor:
             The receipt of the applied fault, or the refusal; refused faults have touched nothing.
 
         Raises:
-            InjectionFailed: the fault did not take; whatever it did was reverted.
+            InjectionFailed: the fault did not take, or its record could not be closed; whatever it did was reverted.
             Unsafe: the lease was lost between the permission and the act.
         """
         obstacle = self.obstacle()
@@ -159,6 +162,10 @@ class Supervisor:
         except TargetNotFound as error:
             self._journal.note("refused", f"{fault}: {error}")
             return Refusal("prepare", str(error))
+        refusal = judge_reach(fault, undo, vitals, self._limits)
+        if refusal is not None:
+            self._journal.note("refused", f"{fault}: {refusal}")
+            return refusal
         now = self._clock.now()
         injection = Injection(injection_id, fault, undo, now, now.after(fault.duration_s), self._lease.token)
 
@@ -168,7 +175,10 @@ class Supervisor:
             self._lease.renew()
             if injection.expires_at.reached(self._clock.now()):
                 raise InjectionFailed("its deadline has passed before the act; this process must have been frozen")
-            actuator.inject(injection)
+            # Preparing, writing down and renewing may take seconds, and a halt that was said to work must work.
+            stopped = self._stopped()
+            if stopped is None:
+                actuator.inject(injection)
         except LeaseLost:
             self.revert(injection, "lease", "the lease was lost before the act")
             raise
@@ -178,6 +188,8 @@ class Supervisor:
         except BaseException as error:
             self.revert(injection, "error", f"{type(error).__name__} during the injection")
             raise
+        if stopped is not None:
+            return self._taken_back(injection, stopped)
         self._journal.mark(injection, APPLIED)
         return injection
 
@@ -217,6 +229,8 @@ class Supervisor:
         """Takes a fault out, whatever the reason, and observes that it is gone."""
         clean = take_out(injection, self._actuators, self._journal, self._lever, self._by, f"{cause}: {reason}")
         self._open.pop(injection.id, None)
+        if not clean:
+            self._unclean[injection.id] = injection.fault
         self._broken_since.clear()
         return Stop(cause, reason, clean)
 
@@ -266,6 +280,23 @@ class Supervisor:
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
+    def _stopped(self) -> str | None:
+        """Returns who wants an end of everything, or None."""
+        if self._interruption is not None:
+            return f"interrupted: {self._interruption}"
+        lever = self._lever.read()
+        return f"the lever is engaged: {lever.reason}" if lever.engaged else None
+
+    def _taken_back(self, injection: Injection, why: str) -> Refusal:
+        """Closes the record of a fault that was permitted and has not happened.
+
+        Raises:
+            InjectionFailed: nobody can tell that nothing of it is there.
+        """
+        if not self.revert(injection, "interrupted", f"before the act: {why}").clean:
+            raise InjectionFailed(why)
+        return Refusal("supervisor", why)
+
     def _actuator(self, injection: Injection) -> Actuator:
         return self._actuators[kind_of(injection.fault.kind).family]
 
@@ -290,7 +321,7 @@ class Supervisor:
         except sqlite3.Error as error:
             return "lease", f"it cannot be renewed: {error}"
         if not self._guardian.alive():
-            return "watchdog", "the watchdog is dead; nobody would revert after us"
+            return "watchdog", "the watchdog is dead or hangs; nobody would revert after us"
         if vitals.age_s > self._limits.stale_after_s:
             return "telemetry", f"newest measurement is {vitals.age_s:.1f} s old"
         if injection.expires_at.reached(self._clock.now()):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import select
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from actuators.actuator import Actuator
@@ -41,6 +41,7 @@ class Watchdog:
         clock: deadlines are read against it.
         grace_s: how long after its deadline a fault is looked for once more.
         poll_s: how often to look.
+        beat: is called over and over while it watches; who does not hear of it knows that the watchdog hangs.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Watchdog:
         clock: Clock,
         grace_s: float,
         poll_s: float = 0.25,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._pipe = pipe
         self._journal = journal
@@ -63,6 +65,7 @@ class Watchdog:
         self._clock = clock
         self._grace_s = grace_s
         self._poll_s = poll_s
+        self._beat = beat
         self._seen: dict[str, Injection] = {}
         self._must_fence = False
 
@@ -78,6 +81,7 @@ class Watchdog:
 
     def look(self) -> None:
         """Looks once at what is open, and reverts what may not stay."""
+        self._beat()
         still_open = self._journal.open_injections()
         self._seen.update((injection.id, injection) for injection in still_open)
         if still_open and self._lease.expired():
@@ -86,6 +90,7 @@ class Watchdog:
         for injection in list(self._seen.values()):
             if injection.expires_at.after(self._grace_s).reached(self._clock.now()):
                 del self._seen[injection.id]
+                self._beat()
                 if injection in still_open or not (self._is_settled(injection) or self._is_clean(injection)):
                     reason = "its deadline and grace have passed"
                     take_out(injection, self._actuators, self._journal, self._lever, _BY, reason)

@@ -42,6 +42,8 @@ NODES = {"model-server": "serving", "trainer": "training"}
 CARDS = {"trainer": UUID}
 """Who works on which card; all others on none."""
 
+KEEPALIVE = "keepalive"
+
 FEED = "producer->stream"
 ROUTES_IN = {"feature-store": ["model-server->feature-store"], "stream": [FEED]}
 
@@ -99,7 +101,7 @@ def bare_platform(folder: Path) -> Iterator[BarePlatform]:
         sleepers = {name: _started_by(ends, nodes[node]) for name, node in NODES.items()}
         sleepers["feature-store"] = [identify(_process(ends, SLEEPER).pid)]
         sleepers["stream"] = [identify(_process(ends, SLEEPER).pid)]
-        guard = _process(ends, SLEEPER)
+        guard = _guard(ends, folder)
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
         ends.callback(server.server_close)
         ends.callback(server.shutdown)
@@ -168,8 +170,18 @@ def _handle(folder, sleepers, nodes, guard, socket):
     }
 
 
-def _process(ends: ExitStack, command: list[str]) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+def _guard(ends: ExitStack, folder: Path) -> subprocess.Popen[bytes]:
+    """Starts what hangs, as a guard does, on the pipe of the agent whose platform it is: whoever opens `KEEPALIVE`."""
+    os.mkfifo(folder / KEEPALIVE)
+    keepalive = os.open(folder / KEEPALIVE, os.O_RDWR)
+    try:
+        return _process(ends, SLEEPER, keepalive)
+    finally:
+        os.close(keepalive)
+
+
+def _process(ends: ExitStack, command: list[str], *fds: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=fds)
     ends.callback(process.stdout.close)
     ends.callback(process.wait)
     ends.callback(process.kill)

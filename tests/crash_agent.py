@@ -25,6 +25,7 @@ from agent.watchdog_process import WatchdogProcess
 from safety.limits import OPT_IN_LABEL
 from safety.supervisor import Supervisor
 from safety.vitals import ComponentVitals, Identity, Vitals
+from tests.bare_platform import KEEPALIVE
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     state = open_state(settings, clock, f"agent {os.getpid()}")
     require_free(state.lever, "a test")
     state.lease.acquire(f"agent {os.getpid()}")
-    guardian = WatchdogProcess(config, os.pipe()[1])
+    guardian = WatchdogProcess(config, os.open(settings.cluster_state_dir / KEEPALIVE, os.O_RDWR))
     print("watchdog", guardian._process.pid, flush=True)
     actuators, repairs = local_actuators(settings)
     device = sys.argv[5] if len(sys.argv) > 5 else "cpu"  # where the card is a double, a CPU does its work

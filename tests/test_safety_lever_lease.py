@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from actuators.clock import BootClock, ManualClock
 from actuators.errors import BadInput, Unsafe
-from safety.lease import Lease, LeaseLost
+from safety.lease import _SCHEMA, Lease, LeaseLost
 from safety.lever import Lever
 
 
@@ -43,6 +46,77 @@ def test_threads_that_pull_at_once_do_not_get_in_each_others_way(tmp_path):
             pulled.result()
     assert lever.read().engaged
     assert [path.name for path in tmp_path.iterdir()] == ["lever.json"]
+
+
+def test_a_pulled_lever_is_seen_at_once_and_on_the_disk_when_engage_returns(lever, tmp_path, monkeypatch):
+    durable = []
+
+    def synced(handle):
+        assert lever.read().reason == "fire drill", "nobody waits for the disk to see it"
+        durable.append(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    lever.engage("fire drill", "me")
+    assert durable == [(tmp_path / "lever.json").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_disk_that_cannot_sync_keeps_no_lever_from_being_pulled(lever, monkeypatch):
+    def fails(handle):
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    lever.engage("fire drill", "me")
+    assert lever.read().reason == "fire drill"
+
+
+@pytest.mark.parametrize("was", ["released", "missing"])
+def test_on_a_full_disk_the_lever_can_be_pulled_and_not_released(tmp_path, was):
+    lever = Lever(tmp_path / "lever.json")
+    if was == "released":
+        lever.release("a test", "test")
+    said = _on_a_full_disk(tmp_path, "engage")
+    assert said == "done"
+    assert lever.exists(), "a start would make a missing one, released"
+    assert lever.read().engaged
+    assert "File too large" in _on_a_full_disk(tmp_path, "release")
+    assert lever.read().engaged
+    assert [path.name for path in tmp_path.iterdir()] == ["lever.json"]
+
+
+def test_where_there_is_room_for_the_state_but_not_for_a_draft_the_reason_is_kept(lever, monkeypatch):
+    def no_room(path, content):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    lever.engage("fire drill", "me")
+    assert lever.read().reason == "fire drill"
+
+
+def test_a_lever_that_can_neither_be_replaced_nor_emptied_says_so(tmp_path):
+    (tmp_path / "lever.json").mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        Lever(tmp_path / "lever.json").engage("fire drill", "me")
+
+
+def _on_a_full_disk(folder, verb) -> str:
+    """Moves the lever in a process whose files cannot grow: EFBIG where a full disk says ENOSPC."""
+    fork = multiprocessing.get_context("fork")
+    got = fork.SimpleQueue()
+    mover = fork.Process(target=_move_without_room, args=(folder, verb, got))
+    mover.start()
+    said = got.get()
+    mover.join(30)
+    return said
+
+
+def _move_without_room(folder, verb, got) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    try:
+        getattr(Lever(folder / "lever.json"), verb)("a reason", "test")
+        said = "done"
+    except OSError as error:
+        said = str(error)
+    got.put(said)
 
 
 def test_the_lease_has_one_living_holder(tmp_path):
@@ -118,6 +192,33 @@ def test_the_lease_of_a_dead_process_is_free_at_once(tmp_path):
     lease = Lease(path, 1000.0, BootClock())
     assert lease.acquire("next") == 2
     lease.close()
+
+
+def test_the_lease_of_another_container_is_waited_for(tmp_path, clock, lease):
+    """Containers of one host share a boot: there, its pid says nothing of a process that may well live."""
+    other = Lease(tmp_path / "lease", 5.0, clock)
+    db = sqlite3.connect(tmp_path / "lease", isolation_level=None)
+    db.execute("UPDATE lease SET pid = 0, pid_namespace = pid_namespace + 1")
+    db.close()
+    with pytest.raises(Unsafe, match="one agent at a time"):
+        other.acquire("agent 2")
+    clock.advance(5.0)
+    assert other.acquire("agent 2") == 2
+    other.close()
+
+
+def test_a_lease_that_an_earlier_backburn_has_left_is_waited_for_and_taken(tmp_path, clock):
+    db = sqlite3.connect(tmp_path / "lease", isolation_level=None)
+    db.execute(_SCHEMA)
+    db.execute("INSERT INTO lease VALUES (1, 7, 'agent 1', 0, 0, 'simulated', 0.0)")
+    db.close()
+    first, second = Lease(tmp_path / "lease", 5.0, clock), Lease(tmp_path / "lease", 5.0, clock)
+    with pytest.raises(Unsafe, match="one agent at a time"):
+        first.acquire("agent 2")
+    clock.advance(5.0)
+    assert second.acquire("agent 2") == 8
+    first.close()
+    second.close()
 
 
 def _take_and_die(path):

@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from actuators.clock import ManualClock
 from actuators.errors import BackburnError, InjectionFailed, RevertFailed, Unsafe
-from actuators.fault import Fault, Injection, Target
+from actuators.fault import Fault, Injection, Target, Undo
+from actuators.pod import Instance, chosen
 from safety.journal import Journal
 from safety.lease import Lease
 from safety.lever import Lever
@@ -49,8 +50,8 @@ class Platform:
         if verb in self.fails:
             raise error(f"{verb} does not work now")
 
-    def prepare(self, injection_id: str, fault: Fault) -> dict[str, str]:
-        return {}
+    def prepare(self, injection_id: str, fault: Fault) -> Undo:
+        return chosen([Instance("web-0", {}), Instance("web-1", {})], 1)
 
     def inject(self, injection: Injection) -> None:
         self.in_force[injection.id] = injection

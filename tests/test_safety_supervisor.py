@@ -7,7 +7,8 @@ from itertools import count
 import pytest
 
 from actuators.errors import ActuatorError, InjectionFailed, RevertFailed, TargetNotFound
-from actuators.fault import Fault, Injection, Target
+from actuators.fault import Fault, Injection, Target, Undo
+from actuators.pod import Instance, chosen
 from safety.guards import Refusal
 from safety.journal import Journal
 from safety.lease import Lease, LeaseLost
@@ -45,15 +46,16 @@ class FakeActuator:
         self.break_on: dict[str, BaseException] = {}
         self.held_at_inject: list[str] = []
         self.stubborn = False
+        self.living, self.hits = 2, 1
 
     def _do(self, verb: str) -> None:
         self.calls.append(verb)
         if verb in self.break_on:
             raise self.break_on[verb]
 
-    def prepare(self, injection_id: str, fault: Fault) -> dict[str, str]:
+    def prepare(self, injection_id: str, fault: Fault) -> Undo:
         self._do("prepare")
-        return {"x": "y"}
+        return chosen([Instance(f"web-{number}", {}) for number in range(self.living)], self.hits)
 
     def inject(self, injection: Injection) -> None:
         self.held_at_inject = [i.id for i in self.journal.open_injections()]
@@ -193,6 +195,61 @@ def test_an_act_whose_deadline_has_passed_before_it_does_not_happen(supervisor, 
     assert supervisor._journal.open_injections() == []
 
 
+@pytest.mark.parametrize("who", ["lever", "signal"])
+def test_a_halt_between_the_permission_and_the_act_stops_the_act(
+    supervisor, actuator, lever, journal, monkeypatch, who
+):
+    """Preparing and writing down take seconds; meanwhile a person was told that everything is halted."""
+    intend = journal.intend
+
+    def halted_here(injection):
+        intend(injection)
+        if who == "lever":
+            lever.engage("stop", "me")
+        else:
+            supervisor.interrupt("SIGTERM")
+
+    monkeypatch.setattr(journal, "intend", halted_here)
+    refusal = supervisor.inject(PAUSE, VITALS)
+    assert refusal.guard == "supervisor"
+    assert ("stop" if who == "lever" else "SIGTERM") in refusal.reason
+    assert "inject" not in actuator.calls
+    assert events(journal) == ["intended", "reverting", "reverted", "clean"]
+    assert not supervisor._open
+
+
+def test_a_halted_act_whose_record_cannot_be_closed_is_no_mere_refusal(supervisor, actuator, lever, monkeypatch):
+    actuator.break_on["probe_clean"] = RevertFailed("nobody answers")
+    renew = supervisor._lease.renew
+    pulled = iter([lambda: None, lambda: lever.engage("stop", "me")])
+    monkeypatch.setattr(supervisor._lease, "renew", lambda: (renew(), next(pulled)()))
+    with pytest.raises(InjectionFailed, match="the lever is engaged: stop"):
+        supervisor.inject(PAUSE, VITALS)
+    assert "inject" not in actuator.calls
+
+
+@pytest.mark.parametrize(
+    ("living", "hits", "said"),
+    [(1, 1, "all of web"), (4, 2, "all of web"), (2, 2, "all of web"), (0, 0, "nobody can tell")],
+)
+def test_who_would_be_hit_is_judged_again_once_they_are_named(supervisor, actuator, journal, living, hits, said):
+    """One of two has died since it was measured; or two of four do not serve, and half of four is half too many."""
+    actuator.living, actuator.hits = living, hits
+    refusal = supervisor.inject(PAUSE, VITALS)
+    assert refusal.guard == "blast_radius"
+    assert said in refusal.reason
+    assert "inject" not in actuator.calls
+    assert events(journal) == ["refused"]
+
+
+def test_no_more_are_hit_than_the_limits_allow_of_those_that_serve(supervisor, actuator, journal):
+    of_eight = replace(VITALS, components={"web": ComponentVitals(4, 8, {OPT_IN_LABEL: "true"})})
+    actuator.living, actuator.hits = 8, 3
+    assert "would hit 3 of 4 instances" in supervisor.inject(PAUSE, of_eight).reason
+    actuator.hits = 2
+    assert isinstance(supervisor.inject(PAUSE, of_eight), Injection)
+
+
 def test_a_target_that_is_gone_is_a_refusal(supervisor, actuator, journal):
     actuator.break_on["prepare"] = TargetNotFound("web has no instance")
     assert supervisor.inject(PAUSE, VITALS) == Refusal("prepare", "web has no instance")
@@ -326,6 +383,28 @@ def test_a_fault_that_stays_after_its_revert_leaks_and_pulls_the_lever(superviso
     assert [i.id for i in journal.leaked()] == [injection.id]
     assert lever.read().engaged
     assert injection.id in lever.read().reason
+
+
+def test_a_leak_that_neither_journal_nor_lever_takes_forbids_everything(
+    supervisor, actuator, lever, journal, monkeypatch
+):
+    injection = supervisor.inject(PAUSE, VITALS)
+    actuator.stubborn = True
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def broken(*_):
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(journal, "mark", full)
+    monkeypatch.setattr(lever, "engage", broken)
+    assert not supervisor.revert(injection, "finished", "test").clean
+    assert not lever.read().engaged
+    assert journal.leaked() == []
+    assert f"leaked, first {PAUSE} ({injection.id})" in supervisor.obstacle()
+    assert isinstance(supervisor.inject(PAUSE, VITALS), Refusal)
+    assert actuator.calls.count("inject") == 1
 
 
 def test_a_revert_that_cannot_be_probed_counts_as_a_leak(supervisor, actuator, journal):

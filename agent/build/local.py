@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,13 +88,26 @@ def recover_all(settings: Settings) -> tuple[list[str], list[str]]:
     return still_open, leaked
 
 
-def watch(settings: Settings, pipe: int, ready: Callable[[], None]) -> None:
-    """Runs the watchdog's process: watches, reverts when the agent dies, then ends the embedded platform.
+def watch(
+    settings: Settings,
+    pipe: int,
+    ready: Callable[[], None],
+    *,
+    keepalive_fd: int | None = None,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs the watchdog's process: watches, reverts when the agent dies, then ends the agent's embedded platform.
 
     Args:
         settings: of the run that is watched.
         pipe: file descriptor of the agent's pipe.
         ready: is called once it watches.
+        keepalive_fd: end of the pipe on which the agent's platform hangs; another agent's is left alone. None: whosever
+            it is.
+        beat: is called over and over while it watches.
+
+    Raises:
+        BackburnError: the platform does not end.
     """
     from envs.staging import launch
 
@@ -109,11 +123,12 @@ def watch(settings: Settings, pipe: int, ready: Callable[[], None]) -> None:
         lease=state.lease,
         clock=clock,
         grace_s=settings.safety.grace_s,
+        beat=beat,
     )
     ready()
     watchdog.run()
-    launch.end(handle_path(settings))
     state.close()
+    _must_end(lambda: launch.end(handle_path(settings), keepalive_fd))
 
 
 class LocalWorld:
@@ -132,7 +147,8 @@ class LocalWorld:
 
     Raises:
         BadInput: a setting, port or folder cannot be used.
-        Unsafe: another agent is at work, the lever is engaged, or an earlier run left something that cannot be undone.
+        Unsafe: another agent is at work or has taken over, the lever is engaged, or an earlier run left something that
+            cannot be undone.
         Interrupted: the start was given up.
         BackburnError: the platform did not start.
     """
@@ -154,6 +170,15 @@ class LocalWorld:
         from envs.staging.errors import StagingError
         from envs.staging.launch import Platform as EmbeddedPlatform
 
+        def keep_lease() -> None:
+            # A start takes minutes, and nobody polls yet: a second one would find the lease expired.
+            with suppress(sqlite3.OperationalError):  # somebody is in the way; the next one is a moment later
+                state.lease.renew()
+
+        def given_up() -> bool:
+            keep_lease()
+            return interrupted()
+
         clock = BootClock()
         self._open = ExitStack()
         with self._open as starting:
@@ -164,6 +189,7 @@ class LocalWorld:
             require_free(state.lever, "the embedded cluster is its own")
             actuators, repairs = local_actuators(settings)
             require_clean(state, actuators)
+            keep_lease()
             source = source_of(settings, clock)
             if not state.journal.leaked():
                 # What a dry run, or a fault that was never applied, has kept for an undo that nobody needs.
@@ -174,20 +200,20 @@ class LocalWorld:
                 until_both_have_it.callback(os.close, keepalive_read)
                 writing = until_both_have_it.enter_context(ExitStack())
                 writing.callback(os.close, keepalive_write)
-                guardian = WatchdogProcess(config, keepalive_write)
+                guardian = WatchdogProcess(config, keepalive_write, keep_lease)
                 starting.callback(guardian.close)
                 starting.push(writing.pop_all())
                 platform = EmbeddedPlatform(handle, logs, settings.cluster.staging(), keepalive_read)
-            starting.callback(platform.stop)
+            starting.callback(_must_end, platform.stop)
             try:
-                platform.wait_until_ready(told, interrupted)
+                platform.wait_until_ready(told, given_up)
             except PlatformBadInput as error:
                 raise BadInput(str(error)) from error
             except StagingError as error:
                 raise (Interrupted if interrupted() else BackburnError)(str(error)) from error
             cluster = LocalCluster(handle, clock, source, period_s=settings.telemetry.period_s)
             starting.callback(cluster.close)
-            require_known(cluster, settings, interrupted)
+            require_known(cluster, settings, given_up)
             self._experimenter = experimenter_on(
                 cluster,
                 state,
@@ -210,8 +236,22 @@ class LocalWorld:
         return self._planted
 
     def close(self) -> None:
-        """Ends platform and watchdog, and gives the lease back."""
+        """Ends platform and watchdog, and gives the lease back.
+
+        Raises:
+            BackburnError: the platform does not end.
+        """
         self._open.close()
+
+
+def _must_end(end: Callable[[], None]) -> None:
+    """Ends a platform; that it does not end is an error of the tool, as every caller knows them."""
+    from envs.staging.errors import StagingError
+
+    try:
+        end()
+    except StagingError as error:
+        raise BackburnError(f"the platform does not end: {error}") from error
 
 
 def require_clean(state: State, actuators: Mapping[str, Actuator]) -> None:

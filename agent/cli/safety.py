@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -51,13 +52,19 @@ def recover(
     watch: Annotated[
         int | None, typer.Option(help="Watch the agent at the other end of this pipe.", hidden=True)
     ] = None,
+    keepalive: Annotated[
+        int | None, typer.Option(help="Only the platform on this pipe is the agent's.", hidden=True)
+    ] = None,
 ) -> None:
     """Takes out whatever a dead run has left in force, and says what could not be taken out."""
     settings = load(config)
     from ..build import local
 
     if watch is not None:
-        local.watch(settings, watch, ready=lambda: print("watching", flush=True))  # noqa: T201 (the agent waits for it)
+        from ..watchdog_process import BEAT, WATCHING, teller
+
+        tell = teller(sys.stdout.fileno())
+        local.watch(settings, watch, lambda: tell(WATCHING), keepalive_fd=keepalive, beat=lambda: tell(BEAT))
         return
     still_open, leaked = local.recover_all(settings)
     if as_json:

@@ -32,6 +32,15 @@ class ProcessId:
         """Tells whether it still exists; a stopped process does, a zombie does not."""
         return identify(self.pid) == self
 
+    def holds(self, fd: int) -> bool:
+        """Tells whether it holds an end of the pipe of which `fd` is an end; False also where nobody can tell."""
+        pipe = os.fstat(fd)
+        try:
+            held = list(Path(f"/proc/{self.pid}/fd").iterdir())
+        except OSError:
+            return False
+        return self.is_alive() and any(_is(link, pipe) for link in held)
+
     def kill(self) -> None:
         """Ends it at once; "already gone" is success."""
         if self.is_alive():
@@ -50,6 +59,13 @@ def identify(pid: int) -> ProcessId | None:
     # The name is in brackets and may hold anything, brackets and spaces included.
     state, *numbers = stat.rpartition(")")[2].split()
     return None if state in _DEAD_STATES else ProcessId(pid, int(numbers[18]))
+
+
+def _is(link: Path, pipe: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(link.stat(), pipe)
+    except OSError:  # closed while we looked
+        return False
 
 
 def identify_self() -> ProcessId:

@@ -36,7 +36,7 @@ from actuators.memory import MemoryActuator
 from actuators.model import model_actuator
 from actuators.network import NetworkActuator
 from actuators.node import NodeActuator
-from actuators.pod import PodActuator
+from actuators.pod import PodActuator, reach
 from agent.build.simulated import simulated_actuators
 from envs.clusters.simulated.hidden import Hidden, empty_world
 from tests.bare_platform import bare_platform
@@ -272,6 +272,12 @@ def _revert(place, kind, receipt):
 def test_a_receipt_is_json(untouched, kind):
     injection = untouched.receipt(kind)
     assert Injection.from_json(json.dumps(json.loads(injection.to_json()))) == injection
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in CATALOGUE.items() if kind.scope == "instance"])
+def test_a_fault_of_single_instances_says_of_how_many(untouched, kind):
+    """Guards judge that again before it is done; who does not say is refused."""
+    assert reach(untouched.receipt(kind).undo) == (1, 2)
 
 
 @every_kind
