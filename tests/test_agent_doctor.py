@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -17,10 +18,12 @@ from agent.cli.findings import list_weaknesses, show_weakness
 from agent.findings.ledger import Ledger
 from agent.service.doctor import examine
 from agent.service.serve import serve
+from agent.service.store import Store
 from agent.settings import load
 from safety.journal import Injection
 from tests.conftest import config_file
 from tests.test_agent_cli import backburn, refused
+from tests.test_agent_service import outcome
 
 
 def looked_at(settings, what):
@@ -47,6 +50,18 @@ def test_what_is_not_in_order_comes_first(settings):
     lever_of(settings).engage("release day", "a test")
     first = examine(settings)[0]
     assert (first.what, first.ok) == ("lever", False)
+
+
+def test_a_memory_of_which_something_cannot_be_read_is_not_in_order(settings):
+    store = Store(settings.cluster_state_dir / "service.db")
+    store.learn(outcome(), datetime.now(UTC))
+    assert looked_at(settings, "memory").ok
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE experiences SET fault = '{'")
+    store.close()
+    memory = looked_at(settings, "memory")
+    assert not memory.ok
+    assert "0 experiment(s) count; rung 2; 1 more cannot be read, and are tried again" in memory.said
 
 
 def test_a_fault_that_is_open_is_said_with_what_to_do(settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,8 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy.exc
 from rich.console import Console
 
+from actuators.clock import ManualClock
 from actuators.errors import BadInput, Unsafe
 from actuators.fault import Fault, Injection, Target
 from agent.bench.soak import growth
@@ -350,7 +353,7 @@ def test_the_first_rung_is_a_dry_run_of_which_nothing_is_learnt(watched):
     dry, real = seen.runs()
     assert all(o["verdict"] in {"invalid", "resilient"} for o in dry["outcomes"])
     assert any(o["verdict"] not in {"invalid"} and o["fault"] for o in real["outcomes"])
-    learnt = seen.store.experiences(NOON + timedelta(days=1), 7.0)
+    learnt = seen.store.experiences(NOON + timedelta(days=1), 7.0).experiences
     assert 0 < len(learnt) <= len([o for o in real["outcomes"] if o["fault"]])
 
 
@@ -364,11 +367,11 @@ def test_who_only_plans_earns_no_more_than_to_act(watched):
 # ---- what is remembered ---------------------------------------------------------------------------------------------
 
 
-def outcome(verdict: Verdict = Verdict.WEAKNESS, *, recovered_s: float | None = 40.0) -> Outcome:
+def outcome(verdict: Verdict = Verdict.WEAKNESS, *, recovered_s: float | None = 40.0, cost_min: float = 1.0) -> Outcome:
     broken = (
         (Broken("web/up >= 1", "web/up", Mechanism.UNAVAILABLE, 0.0, 1.0, 3),) if verdict is Verdict.WEAKNESS else ()
     )
-    evidence = Evidence(verdict, anomaly_score=0.5, e_value=9.0, p=0.012, cost_min=1.0)
+    evidence = Evidence(verdict, anomaly_score=0.5, e_value=9.0, p=0.012, cost_min=cost_min)
     phases = Phases(10.0, 20.0, recovered_s, 70.0)
     fault = Fault("pod.kill", Target("web"), 0.5, 10.0)
     return Outcome(fault, Score(evidence, broken, "because", 3.0, ()), phases=phases)
@@ -376,8 +379,10 @@ def outcome(verdict: Verdict = Verdict.WEAKNESS, *, recovered_s: float | None = 
 
 def test_harm_is_counted_from_injection_to_recovery_never_too_little():
     assert harm_min(outcome()) == pytest.approx(0.5)
-    assert harm_min(outcome(recovered_s=None)) == pytest.approx(1.0)
     assert harm_min(outcome(Verdict.RESILIENT)) == 0.0
+    # What did not recover by itself: repairs, each waited for, come after the phases.
+    assert harm_min(outcome(recovered_s=None, cost_min=3.5)) == pytest.approx(3.5)
+    assert harm_min(outcome(Verdict.RESILIENT, recovered_s=None, cost_min=3.5)) == 0.0
 
 
 def test_the_store_gives_back_what_it_was_given(tmp_path):
@@ -392,16 +397,41 @@ def test_the_store_gives_back_what_it_was_given(tmp_path):
     assert store.spent("2026-11-27") == Spent(3.0, 0.25)
     assert store.spent("2026-11-28") == Spent()
     assert store.rung() == Rung(1, 2)
-    assert [each.evidence.verdict for each in store.experiences(NOON + timedelta(days=6), 7.0)] == [
+    assert [each.evidence.verdict for each in store.experiences(NOON + timedelta(days=6), 7.0).experiences] == [
         Verdict.WEAKNESS,
         Verdict.RESILIENT,
     ]
-    (late,) = store.experiences(NOON + timedelta(days=6), 3.0)
+    (late,) = store.experiences(NOON + timedelta(days=6), 3.0).experiences
     assert (late.fault, late.mechanism) == (outcome().fault, None)
     store.forget(NOON + timedelta(days=1), "2026-11-28")
     assert store.spent("2026-11-27") == Spent()
-    assert len(store.experiences(NOON + timedelta(days=6), 30.0)) == 1
+    assert len(store.experiences(NOON + timedelta(days=6), 30.0).experiences) == 1
     store.close()
+
+
+DAMAGE = {
+    "no JSON": "UPDATE experiences SET fault = '{' WHERE seq = 2",
+    "another JSON": "UPDATE experiences SET evidence = '[]' WHERE seq = 2",
+    "no numbers": "UPDATE experiences SET evidence = replace(evidence, '9.0', '\"9\"') WHERE seq = 2",
+    "nothing known": "UPDATE experiences SET mechanism = 'magic' WHERE seq = 2",
+    "out of range": "UPDATE experiences SET fault = replace(fault, '0.5', '5.0') WHERE seq = 2",
+    "no text": "UPDATE experiences SET mechanism = CAST(x'ff' AS TEXT) WHERE seq = 2",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_what_cannot_be_read_of_the_memory_is_left_out_and_said_once(watched, damage):
+    """It is only tried again; the service goes on, at every start."""
+    seen = watched()
+    for _ in range(3):
+        seen.store.learn(outcome(), NOON)
+    with seen.store._engine.begin() as connection:
+        connection.exec_driver_sql(damage)
+    memory = seen.store.experiences(NOON, 7.0)
+    assert ([each.fault for each in memory.experiences], memory.unreadable) == ([outcome().fault] * 2, 1)
+    for _ in range(2):
+        assert len(seen.service._remembered(NOON)) == 2
+    assert seen.said("service") == ["leaves out 1 experiment(s) of its memory: unreadable"]
 
 
 @pytest.mark.parametrize("content", [b"no database" * 100, None])
@@ -456,8 +486,219 @@ def test_a_clock_that_jumps_years_ahead_takes_no_new_run_away(watched):
     gone = retention.tidy(
         seen.settings.runs_dir, seen.settings.cluster.id, seen.settings.service.retention, NOON.replace(year=2040)
     )
-    assert gone == []
+    assert gone == ([], {})
     assert len(seen.runs()) == 2
+
+
+def test_a_run_that_cannot_be_deleted_keeps_nothing_else_from_going(watched, monkeypatch):
+    seen = watched(campaigns=4, retention={"runs": 1})
+    rmtree, forgotten = shutil.rmtree, []
+
+    def failing(folder: Path, *arguments: object, **options: object) -> None:
+        if folder == first():
+            raise PermissionError(1, "Operation not permitted", str(folder / "platform"))
+        rmtree(folder, *arguments, **options)
+
+    def first() -> Path:
+        return next(folder for folder, _ in retention.own_runs(seen.settings.runs_dir))
+
+    monkeypatch.setattr("shutil.rmtree", failing)
+    monkeypatch.setattr(seen.store, "forget", lambda *_: forgotten.append(True))
+    pauses = []
+    monkeypatch.setattr(seen.service, "_pause", pauses.append)
+    seen.service.run()
+    assert len(seen.runs()) == 2
+    assert pauses == [0.0] * 3
+    assert len(forgotten) == 4
+    (said,) = [text for text in seen.said("retention") if "cannot be deleted" in text]
+    assert first().name in said
+
+
+def test_an_error_after_a_campaign_does_not_take_its_pause(watched, monkeypatch):
+    seen = watched(campaigns=2, pause_s=7.0)
+    full = [sqlite3.OperationalError("database or disk is full")]
+
+    def failing(*_: object, **__: object) -> int:
+        if full:
+            raise full.pop()
+        return 0
+
+    monkeypatch.setattr(seen.journal, "forget", failing)
+    pauses = []
+    monkeypatch.setattr(seen.service, "_pause", pauses.append)
+    monkeypatch.setattr(seen.service, "_listen", lambda seconds: None)
+    seen.service.run()
+    assert pauses == [7.0]
+    assert "database or disk is full" in seen.status.now().last_error
+
+
+def test_what_could_not_be_charged_is_charged_before_anything_begins(watched, monkeypatch):
+    """A memory that can be read and not written, from the first fault of a campaign on."""
+    seen = watched(campaigns=2, campaign_min=60.0)
+    spend, learn, denied = seen.store.spend, seen.store.learn, []
+
+    def failing(day: str, minutes: float, harm_min: float = 0.0) -> None:
+        if denied:
+            denied.append((minutes, harm_min))
+            raise sqlalchemy.exc.OperationalError("UPDATE", None, sqlite3.OperationalError("readonly database"))
+        spend(day, minutes, harm_min)
+
+    def learnt(outcome: Outcome, at: datetime) -> None:
+        learn(outcome, at)
+        if outcome.fault is not None and outcome.score.broken and not denied:
+            denied.append((0.0, 0.0))
+
+    monkeypatch.setattr(seen.store, "spend", failing)
+    monkeypatch.setattr(seen.store, "learn", learnt)
+    pauses = []
+    monkeypatch.setattr(seen.service, "_pause", pauses.append)
+    turns = []
+
+    def mended() -> None:
+        seen.spent, seen.begun = seen.store.spent("2026-11-27"), len(seen.runs())
+        denied.clear()
+        seen.store.learn = learn
+        seen.service._left = 0
+
+    when(seen, lambda: turns.append(None) or len(turns) > 3, mended)
+    seen.service.run()
+    assert pauses == [30.0], "as after every campaign that fails"
+    assert seen.begun == 1, "nothing begins while nothing can be charged"
+    (run,) = seen.runs()
+    seen.service._catch_up()
+    after = seen.store.spent("2026-11-27")
+    assert after.minutes == pytest.approx(run["run"]["spent_min"], rel=0.02)
+    assert after.minutes > seen.spent.minutes
+    assert seen.store.rung() == Rung(1, 0), "an error of the tool costs a rung, sooner or later"
+
+
+def test_a_memory_that_cannot_be_written_is_no_time_to_begin(watched, monkeypatch):
+    seen = watched()
+    assert seen.service.hindrance() is None
+    with seen.store._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only=1")
+    with pytest.raises(sqlalchemy.exc.OperationalError, match="readonly"):
+        seen.service.hindrance()
+
+
+# ---- what was killed ------------------------------------------------------------------------------------------------
+
+
+def killed_run(seen: Watched, journal: Journal, name: str = "left", **facts: object) -> Path:
+    """Leaves what a killed campaign does: one fault with an outcome, and one of 30 s without; others' beside them."""
+    folder = seen.settings.runs_dir / name
+    folder.mkdir(parents=True)
+    known = {
+        "by": retention.BY,
+        "cluster": seen.settings.cluster.id,
+        "state": "running",
+        "started_at": "2026",
+        "rung": 2,
+    }
+    (folder / "run.json").write_text(json.dumps(known | {"schema_version": SCHEMA_VERSION} | facts))
+    (folder / "outcomes.jsonl").write_text(json.dumps({"injection_id": f"{name}-judged"}) + "\n{")
+    written = [
+        ("service 1", "campaign", None, f"{name} begins: 3.0 min, all that the limits allow", 0),
+        ("agent 1", "intended", f"{name}-judged", "pod.pause on web", 0),
+        ("agent 1", "clean", f"{name}-judged", "", 20),
+        ("agent 2", "intended", f"{name}-by-hand", "pod.pause on web", 40),
+        ("agent 1", "intended", f"{name}-unjudged", "pod.kill on web", 60),
+        ("watchdog 3", "clean", f"{name}-unjudged", "", 90),
+        ("service 9", "service", None, "begins", 100),
+        ("agent 1", "intended", f"{name}-later", "pod.pause on web", 110),
+    ]
+    now, fault = ManualClock().now(), Fault("pod.pause", Target("web"), 0.5, 10.0)
+    for by, event, injection, reason, after_s in written:
+        book = Journal(seen.folder / "journal.db", ManualClock(), by)
+        if injection is None:
+            book.note(event, reason)
+        elif event == "intended":
+            book.intend(Injection(injection, fault, {}, now, now.after(10.0), 1))
+        else:
+            book.mark(Injection(injection, fault, {}, now, now.after(10.0), 1), event)
+        book.close()
+        at = (NOON + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
+        journal._db.execute("UPDATE entries SET at = ? WHERE seq = (SELECT MAX(seq) FROM entries)", (at,))
+    return folder
+
+
+def test_a_fault_in_whose_middle_the_service_was_killed_is_charged_once_and_costs_a_rung(watched, journal):
+    seen = watched(campaigns=0)
+    folder = killed_run(seen, journal)
+    seen.service.run()
+    assert json.loads((folder / "run.json").read_text())["state"] == "killed"
+    assert seen.store.spent("2026-11-27") == Spent(0.5, 0.5)
+    assert seen.store.rung() == Rung(1, 0)
+    (told,) = seen.said("rung")
+    assert told == "from all that the limits allow to one instance: killed in the middle of a fault"
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"state": "running"}))  # killed before the record was closed
+    again = watched(campaigns=0)
+    again.service.run()
+    assert json.loads((folder / "run.json").read_text())["state"] == "killed"
+    assert again.store.spent("2026-11-27") == Spent(0.5, 0.5)
+    assert again.store.rung() == Rung(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "spent"),
+    [({"state": "interrupted"}, Spent()), ({"dry_run": True}, Spent(0.5, 0.0)), ({"rung": 0}, Spent(0.5, 0.0))],
+)
+def test_an_orderly_end_is_no_trouble_and_a_dry_run_no_harm(watched, journal, facts, spent):
+    seen = watched(campaigns=0)
+    killed_run(seen, journal, **facts)
+    seen.service.run()
+    assert seen.store.spent("2026-11-27") == spent
+    assert seen.store.rung() is None
+
+
+def test_a_fault_that_nobody_saw_gone_counts_until_its_deadline(watched, journal):
+    seen = watched(campaigns=0)
+    killed_run(seen, journal)
+    journal._db.execute("DELETE FROM entries WHERE injection = 'left-unjudged' AND event = 'clean'")
+    receipt = "SELECT seq, receipt FROM entries WHERE injection = 'left-unjudged'"
+    ((seq, text),) = journal._db.execute(receipt)
+    journal._db.execute("INSERT INTO standing VALUES ('left-unjudged', ?, 'intended', ?)", (seq, text))
+    seen.wall.at = NOON + timedelta(hours=60)
+    seen.service.run()
+    assert seen.store.spent("2026-11-27") == Spent(pytest.approx(10.0 / 60.0), pytest.approx(10.0 / 60.0))
+
+
+def test_a_memory_that_cannot_be_written_at_the_start_is_waited_for_and_then_told_what_was_killed(watched, journal):
+    seen = watched()
+    killed_run(seen, journal)
+    with seen.store._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only=1")
+    turns, runs = [], []
+
+    def states() -> list[str]:
+        return [facts["state"] for _, facts in retention.own_runs(seen.settings.runs_dir)]
+
+    def mended() -> None:
+        runs.append(states())
+        with seen.store._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only=0")
+
+    when(seen, lambda: turns.append(None) or len(turns) > 3, mended)
+    seen.service.run()
+    assert runs == [["running"]], "nothing begins before"
+    assert states() == ["killed", "done"]
+    assert seen.store.spent("2026-11-27").harm_min >= 0.5
+    assert seen.said("rung")[0].endswith("killed in the middle of a fault")
+
+
+@pytest.mark.parametrize(("killed", "pauses"), [(1, []), (2, [30.0]), (4, [120.0])])
+def test_campaigns_that_are_killed_one_after_the_other_begin_ever_more_seldom(
+    watched, journal, monkeypatch, killed, pauses
+):
+    seen = watched(campaigns=0)
+    for number in range(killed):
+        killed_run(seen, journal, f"left-{number}")
+    waited: list[float] = []
+    monkeypatch.setattr(seen.service, "_pause", waited.append)
+    seen.service.run()
+    assert waited == pauses
+    assert seen.store.spent("2026-11-27") == Spent(0.5 * killed, 0.5 * killed)
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,19 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from actuators.clock import ManualClock
 from actuators.errors import BadInput
 from actuators.fault import Fault, Injection, Target
 from agent.service.controls import Controls
+from agent.service.display import ServiceDisplay
 from agent.service.serve import answering, token_of
 from agent.service.settings import Http, ServiceSettings
 from agent.service.status import Doing, Status
 from agent.service.store import Store
+from envs.outcome import Outcome
+from envs.scoring import Evidence, Score, Verdict
 from safety.journal import LEAKED, Journal
 from safety.lever import Lever
 
@@ -188,6 +193,52 @@ def test_where_allowed_the_last_resolved_alert_releases_it(forgiving):
     assert not forgiving.lever.read().engaged
 
 
+def meanwhile(owner: object, name: str, request: Callable[[], object]) -> threading.Thread:
+    """Has a request made in the middle of another one, once, as soon as a method has come to its result."""
+    method, other = getattr(owner, name), threading.Thread(target=request)
+
+    def interrupted(*arguments: object) -> object:
+        result = method(*arguments)
+        setattr(owner, name, method)
+        other.start()
+        other.join(0.5)  # it may have to wait for us
+        return result
+
+    setattr(owner, name, interrupted)
+    return other
+
+
+def test_an_alert_that_fires_while_another_is_resolved_leaves_the_lever_engaged(forgiving):
+    forgiving.post("/alertmanager", firing("One"))
+    other = meanwhile(forgiving.store, "alerted", lambda: forgiving.post("/alertmanager", firing("Two")))
+    forgiving.post("/alertmanager", firing("One", status="resolved"))
+    other.join()
+    assert forgiving.lever.read().reason == "alerts are firing: Two"
+    said = [entry.reason for entry in forgiving.journal.entries() if entry.event == "lever"]
+    assert said[-1] == "engaged: alerts are firing: Two"
+
+
+def test_a_hand_that_takes_the_lever_while_alerts_are_resolved_keeps_it(forgiving):
+    forgiving.post("/alertmanager", firing("One"))
+    pull = {"engaged": True, "reason": "by hand"}
+    other = meanwhile(forgiving.lever, "read", lambda: forgiving.post("/lever", pull))
+    forgiving.post("/alertmanager", firing("One", status="resolved"))
+    other.join()
+    assert forgiving.lever.read().engaged
+    assert forgiving.lever.read().reason == "by hand"
+
+
+def test_the_lever_is_pulled_at_once_although_somebody_waits_for_a_database(forgiving):
+    forgiving.post("/alertmanager", firing("One"))
+    pull, seen = {"engaged": True, "reason": "by hand"}, []
+    other = meanwhile(forgiving.store, "alerted", lambda: forgiving.post("/lever", pull))
+    alerted = forgiving.store.alerted
+    forgiving.store.alerted = lambda *told: (alerted(*told), seen.append(forgiving.lever.read().reason))[0]
+    forgiving.post("/alertmanager", firing("Two"))
+    other.join()
+    assert seen == ["by hand"]
+
+
 def test_no_alert_takes_a_persons_hand_off_the_lever(forgiving):
     forgiving.post("/lever", {"engaged": True, "reason": "mine"})
     forgiving.post("/alertmanager", firing("One"))
@@ -206,9 +257,13 @@ def test_status_and_metrics_show_the_same(service):
     service.journal.mark(injection, LEAKED)
     service.status.set(doing=Doing.RUNNING, why="a-run", phase="in force", fault=str(fault), rung=1)
     service.status.judged("weakness")
+    display = ServiceDisplay(Console(quiet=True), 10.0, service.status, lambda: None)
+    for verdict in (Verdict.INVALID, Verdict.INVALID, Verdict.WEAKNESS, Verdict.RESILIENT):
+        display.judged(Outcome(None, Score(Evidence(verdict), (), "because", 0.0, ())), "sham")
     seen = service.get("/status").json()
     assert (seen["cluster"], seen["doing"], seen["fault"]) == ("staging-7", "running", str(fault))
     assert (seen["leaked_faults"], seen["open_faults"]) == ([str(fault)], [])
+    assert (seen["shams"], seen["sham_alarms"], seen["shams_unjudged"]) == (4, 1, 2)
     said = service.get("/metrics")
     values = {
         (sample.name, *sample.labels.values()): sample.value
@@ -218,7 +273,8 @@ def test_status_and_metrics_show_the_same(service):
     assert values["backburn_faults_leaked",] == 1
     assert values["backburn_lever_engaged",] == 0
     assert values["backburn_doing", "running"] == 1
-    assert values["backburn_experiments_total", "weakness"] == 1
+    assert values["backburn_experiments_total", "weakness"] == 2
+    assert values["backburn_shams_unjudged_total",] == 2
     assert values["backburn_rung",] == 1
 
 

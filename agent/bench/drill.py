@@ -30,6 +30,7 @@ import psutil
 import yaml
 
 from actuators.clock import BootClock
+from envs.own_module import own_environment, own_module
 from safety.journal import APPLIED, CLEAN, INTENDED, LEAKED, Entry, Journal
 
 from ..findings.ground_truth import SWITCHES
@@ -143,7 +144,8 @@ class Drill:
     def _start(self) -> None:
         with (self.folder / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent", "serve", "--config", str(self._config)],
+                own_module("agent", "serve", "--config", self._config),
+                env=own_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -189,7 +191,8 @@ class Drill:
         self._process.wait(120.0)
 
     def _command(self, *words: str) -> None:
-        subprocess.run([sys.executable, "-m", "agent", *words, "--config", str(self._config)], check=True, timeout=60.0)
+        command = own_module("agent", *words, "--config", self._config)
+        subprocess.run(command, env=own_environment(), check=True, timeout=60.0)
 
     # ---- waiting --------------------------------------------------------------------------------------------------
 

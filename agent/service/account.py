@@ -46,7 +46,7 @@ class Account:
         self._harm_left = harm_left
         self._asked = asked
         self._learns = learns
-        self._minutes = 0.0
+        self._paid_min = self._owed_min = self._owed_harm_min = 0.0
         self.experiments = 0
         self.faults = 0
         self.trouble: str | None = None
@@ -55,11 +55,12 @@ class Account:
         """An experiment has been judged."""
         self.experiments += 1
         self.faults += outcome.fault is not None and outcome.refusal is None
-        self._minutes += outcome.evidence.cost_min
-        self._store.spend(self._day(), outcome.evidence.cost_min, harm_min(outcome))
+        self.trouble = self.trouble or _trouble(outcome)
+        self._owed_min += outcome.evidence.cost_min
+        self._owed_harm_min += harm_min(outcome)
+        self._pay()
         if self._learns:
             self._store.learn(outcome, self._now())
-        self.trouble = self.trouble or _trouble(outcome)
         if self._harm_left() <= 0:
             self._asked.ask("the day's minutes of harm are used up")
 
@@ -67,20 +68,29 @@ class Account:
         """A weakness has been confirmed; the notebook keeps it."""
 
     def settle(self, spent_min: float) -> None:
-        """Adds the minutes that no experiment has claimed."""
-        self._store.spend(self._day(), max(0.0, spent_min - self._minutes))
+        """Adds the minutes that no experiment has claimed, and what could not be written down before."""
+        self._owed_min = max(self._owed_min, spent_min - self._paid_min)
+        self._pay()
+
+    def _pay(self) -> None:
+        """Writes down what is owed; where that fails, it still is."""
+        self._store.spend(self._day(), self._owed_min, self._owed_harm_min)
+        self._paid_min += self._owed_min
+        self._owed_min = self._owed_harm_min = 0.0
 
 
 def harm_min(outcome: Outcome) -> float:
     """Returns for how long an experiment may have kept a promise broken, minutes.
 
-    From its injection until all promises were kept for good, if any was broken at all: never too little.
+    From its injection until all promises were kept for good, if any was broken at all; where nobody saw that they were,
+    everything that the experiment has taken, from its gate to repairs and the last alert: never too little.
     """
     phases = outcome.phases
     if outcome.fault is None or phases is None or not outcome.score.broken:
         return 0.0
-    until_s = phases.ended_s if phases.recovered_s is None else phases.recovered_s
-    return (until_s - phases.injected_s) / 60.0
+    if phases.recovered_s is None:
+        return outcome.evidence.cost_min
+    return (phases.recovered_s - phases.injected_s) / 60.0
 
 
 def _trouble(outcome: Outcome) -> str | None:

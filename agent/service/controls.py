@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -56,6 +57,7 @@ class Controls:
         self._store = store
         self._status = status
         self._moved = moved
+        self._moving = threading.Lock()
 
     # ---- looking --------------------------------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class Controls:
             ("campaigns", "Campaigns that were begun."),
             ("shams", "Experiments without a fault."),
             ("sham_alarms", "Experiments without a fault that alarmed all the same."),
+            ("shams_unjudged", "Experiments without a fault that could not be judged."),
             ("weaknesses", "Weaknesses that were confirmed."),
         ):
             yield CounterMetricFamily(f"backburn_{name}", text, value=seen[name])
@@ -142,13 +145,13 @@ class Controls:
             BadInput: it is to be released, and no reason was given.
         """
         if engaged:
-            self._lever.engage(reason, by)
-        else:
-            self._lever.release(reason, by)
-        # The lever first: a journal that cannot be written must not keep anything going.
-        with self._journal(by) as journal:
-            journal.note("lever", f"{'engaged' if engaged else 'released'}: {reason}")
-        self._moved()
+            self._lever.engage(reason, by)  # at once: who holds the lock may wait for a database
+        with self._moving:
+            if engaged:
+                self._lever.engage(reason, by)  # alerts that were resolved may have released it just now
+            else:
+                self._lever.release(reason, by)
+        self._tell(engaged, reason, by)
         return self._lever.read()
 
     def alerted(self, firing: Mapping[str, str], resolved: Iterable[str]) -> LeverState:
@@ -157,20 +160,35 @@ class Controls:
         It is released again by a person, or, where the settings say so, when all such alerts are resolved and nobody
         else has moved it meanwhile.
         """
-        engages = bool(firing) and not self._lever.read().engaged
-        if engages:
-            names = ", ".join(sorted(set(firing.values())))
-            self._lever.engage(f"alerts are firing: {names}", ALERTMANAGER)
-        left = self._store.alerted(firing, resolved)
-        state = self._lever.read()
-        if engages:
-            with self._journal(ALERTMANAGER) as journal:
-                journal.note("lever", f"engaged: {state.reason}")
-            self._moved()
-        is_ours = state.engaged and state.by == ALERTMANAGER
-        if is_ours and not firing and not left and self._service.http.release_on_resolved:
-            return self.pull(False, "all alerts that engaged it are resolved", ALERTMANAGER)
-        return state
+        engaged = self._engage_for(firing)  # at once: who holds the lock may wait for a database
+        released = ""
+        with self._moving:
+            left = self._store.alerted(firing, resolved)
+            engaged = self._engage_for(firing) or engaged  # who released it meanwhile did not know of these
+            state = self._lever.read()
+            is_ours = state.engaged and state.by == ALERTMANAGER
+            if is_ours and not left and self._service.http.release_on_resolved:
+                released = "all alerts that engaged it are resolved"
+                self._lever.release(released, ALERTMANAGER)
+        if engaged:
+            self._tell(True, engaged, ALERTMANAGER)
+        if released:
+            self._tell(False, released, ALERTMANAGER)
+        return self._lever.read()
+
+    def _engage_for(self, firing: Mapping[str, str]) -> str:
+        """Engages the lever if alerts fire and it is not engaged; returns the reason, empty if there was none."""
+        if not firing or self._lever.read().engaged:
+            return ""
+        reason = f"alerts are firing: {', '.join(sorted(set(firing.values())))}"
+        self._lever.engage(reason, ALERTMANAGER)
+        return reason
+
+    def _tell(self, engaged: bool, reason: str, by: str) -> None:
+        """Says that the lever was moved, afterwards: a journal that cannot be written must not keep anything going."""
+        with self._journal(by) as journal:
+            journal.note("lever", f"{'engaged' if engaged else 'released'}: {reason}")
+        self._moved()
 
     @contextmanager
     def _journal(self, by: str) -> Iterator[Journal]:

@@ -48,6 +48,7 @@ class ServiceDisplay(Display):
         if outcome.fault is None:
             self._status.count("shams")
             self._status.count("sham_alarms", int(outcome.verdict is Verdict.WEAKNESS))
+            self._status.count("shams_unjudged", int(outcome.verdict is Verdict.INVALID))
         super().judged(outcome, why)
 
     def confirmed(self, weakness: Weakness) -> None:

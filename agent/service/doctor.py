@@ -87,12 +87,15 @@ def _looks(settings: Settings, state: State) -> Iterator[tuple[str, Callable[[],
     def memory() -> Finding:
         store = Store(state.folder / "service.db")
         try:
-            known = store.experiences(datetime.now(UTC), service.remember_days)
+            memory = store.experiences(datetime.now(UTC), service.remember_days)
             rung = store.rung()
         finally:
             store.close()
         stands = service.ladder.begin if rung is None else rung.rung
-        return Finding("memory", True, f"{len(known)} experiment(s) count; rung {stands}")
+        said = f"{len(memory.experiences)} experiment(s) count; rung {stands}"
+        if memory.unreadable:
+            said += f"; {memory.unreadable} more cannot be read, and are tried again"
+        return Finding("memory", not memory.unreadable, said)
 
     def schedule() -> Finding:
         now = opening(service.schedule, datetime.now(UTC))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ _SPARED = 5
 
 KILLED = "the process was killed"
 
+_KILLED = "killed"
+
 
 def own_runs(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields the folders of the service's runs and their facts, oldest first; what cannot be read is nobody's."""
@@ -40,11 +44,11 @@ def own_runs(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield folder, facts
 
 
-def tidy(runs: Path, cluster_id: str, retention: Retention, now: datetime) -> list[Path]:
+def tidy(runs: Path, cluster_id: str, retention: Retention, now: datetime) -> tuple[list[Path], dict[Path, str]]:
     """Deletes run folders of the service that are too old or too many.
 
     Returns:
-        Those that are gone.
+        Those that are gone, and those that cannot be deleted with the reason, such as what another user has put there.
     """
     finished = [
         (folder, ended_at)
@@ -55,10 +59,15 @@ def tidy(runs: Path, cluster_id: str, retention: Retention, now: datetime) -> li
     newest = {folder for folder, _ in finished[-retention.runs :]}
     spared = {folder for folder, _ in finished[-min(_SPARED, retention.runs) :]}
     too_old = {folder for folder, ended_at in finished if ended_at < before} - spared
-    gone = [folder for folder, _ in finished if folder not in newest or folder in too_old]
-    for folder in gone:
-        shutil.rmtree(folder)
-    return gone
+    gone: list[Path] = []
+    stuck: dict[Path, str] = {}
+    for folder in [folder for folder, _ in finished if folder not in newest or folder in too_old]:
+        try:
+            shutil.rmtree(folder)
+            gone.append(folder)
+        except OSError as error:
+            stuck[folder] = str(error)
+    return gone, stuck
 
 
 def _ended_at(facts: Mapping[str, Any]) -> datetime | None:
@@ -70,26 +79,28 @@ def _ended_at(facts: Mapping[str, Any]) -> datetime | None:
     return None if ended_at.tzinfo is None else ended_at
 
 
-def salvage(runs: Path, cluster_id: str) -> list[Path]:
-    """Closes the records of campaigns that were killed, so that they can be read like any other.
+def killed(runs: Path, cluster_id: str) -> list[tuple[RunFolder, dict[str, Any]]]:
+    """Returns the records of campaigns that were killed, and their facts, oldest first.
 
-    Returns:
-        Their folders.
+    Those of another version are left out; they stay as they are.
     """
-    left = [
-        folder
-        for folder, facts in own_runs(runs)
-        if facts.get("cluster") == cluster_id and facts.get("state") in {"started", "running"}
-    ]
-    return [folder for folder in left if _close(folder)]
+    found = []
+    for folder, facts in own_runs(runs):
+        if facts.get("cluster") == cluster_id and facts.get("state") in {"started", "running"}:
+            with suppress(BadInput):
+                found.append((RunFolder.reopened(folder), facts))
+    return found
 
 
-def _close(folder: Path) -> bool:
-    """Closes a record; not one of another version, which stays as it is."""
-    try:
-        record = RunFolder.reopened(folder)
-    except BadInput:
-        return False
+def killed_in_a_row(runs: Path, cluster_id: str) -> int:
+    """Returns how many of the newest campaigns were killed, one after the other."""
+    states = [facts.get("state") for _, facts in own_runs(runs) if facts.get("cluster") == cluster_id]
+    return len(list(takewhile(lambda state: state == _KILLED, reversed(states))))
+
+
+def close(record: RunFolder) -> None:
+    """Closes the record of a campaign that was killed, so that it can be read like any other."""
+    folder = record.path
     try:
         sums = tallied(_whole_lines(folder / "outcomes.jsonl"))
     except (ValueError, KeyError, TypeError):  # a disk without power may leave anything; it stays for people to look at
@@ -97,7 +108,7 @@ def _close(folder: Path) -> bool:
     if not (folder / "weaknesses.json").exists():
         record.json("weaknesses.json", [])
     record.note(
-        state="killed",
+        state=_KILLED,
         ended_at=now_text(),
         ended_by=KILLED,
         timings=asdict(Timings()),
@@ -107,7 +118,6 @@ def _close(folder: Path) -> bool:
         write_reports(folder)
     except BadInput as error:
         record.note(report=str(error))
-    return True
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ import sqlalchemy.exc
 from rich.console import Console
 
 from actuators.errors import BackburnError, BadInput, Unsafe
+from envs.chaos import Experience
 from safety.journal import Journal
 from safety.lever import Lever
 
@@ -30,13 +31,13 @@ from ..findings.notebook import Witness
 from ..interruption import Interruption
 from ..run import Run, Surroundings
 from ..settings import Settings
-from . import ladder, retention
+from . import killed, ladder, retention
 from .account import Account
 from .bell import Bell
 from .display import ServiceDisplay
 from .schedule import day_of, opening
 from .status import Doing, Status
-from .store import Rung, Store
+from .store import Rung, Spent, Store
 
 _LOOK_EVERY_S = 1.0
 _LEAST_CAMPAIGN_MIN = 1.0
@@ -109,6 +110,9 @@ class Service:
         self._stumbled: str | None = None
         self._make_room_at_s = 0.0
         self._failures = 0
+        self._unwritten: list[Callable[[], None]] = []
+        self._stuck: set[Path] = set()
+        self._unreadable = 0
 
     def run(self) -> None:
         """Runs until SIGTERM or Ctrl-C, or until the campaigns that were asked for are over.
@@ -118,9 +122,9 @@ class Service:
         """
         with self._interruption.on_signals():
             self._journal.note("service", "begins")
-            for folder in retention.salvage(self._settings.runs_dir, self._settings.cluster.id):
-                self._journal.note("service", f"closed the record of {folder.name}, which was killed")
+            self._unwritten.append(self._salvage)
             try:
+                self._begin()
                 self._loop()
             finally:
                 self._bell.close()
@@ -136,6 +140,18 @@ class Service:
         self._bell.ring()
 
     # ---- the loop -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Sees to what killed campaigns have left; one that always ends like that begins ever more seldom."""
+        try:
+            self._catch_up()
+        except (*_PASSING, Unsafe) as error:
+            self._say(error)
+        # One alone may have been a person, or a power cut.
+        in_a_row = retention.killed_in_a_row(self._settings.runs_dir, self._settings.cluster.id) - 1
+        if in_a_row > 0:
+            self._failures = in_a_row - 1
+            self._pause(self._back_off(f"the last {in_a_row + 1} campaigns were killed"))
 
     def _loop(self) -> None:
         while not self._interruption.asked() and self._left != 0:
@@ -155,21 +171,41 @@ class Service:
         self._said = self._stumbled = None
         pause_s = self._campaign()
         self._left = None if self._left is None else self._left - 1
-        self._tidy()
+        try:
+            self._catch_up()
+            self._tidy()
+        except _PASSING as error:  # no reason to begin again at once
+            self._say(error)
         if self._left != 0:
             self._pause(pause_s)
 
+    def _catch_up(self) -> None:
+        """Writes down what campaigns have left to be written; what fails is tried again before the next one begins."""
+        while self._unwritten:
+            self._unwritten[0]()
+            del self._unwritten[0]
+
     def _stumble(self, error: Exception) -> None:
-        """Says that the service's own records failed, once, and waits; the journal cannot be told, for it is one."""
+        """Says that the service's own records failed, and waits."""
+        why = self._say(error)
+        self._status.set(doing=Doing.WAITING, why=why, until=None, phase="", fault=None)
+        self._listen(_LOOK_EVERY_S)
+
+    def _say(self, error: Exception) -> str:
+        """Says that the service's own records failed, once, and how; the journal cannot be told, for it is one."""
         why = f"the service's records cannot be read or written: {type(error).__name__}: {error}"
         if why != self._stumbled:  # apart from what is waited for: where both are true, they take turns
             self._stumbled = why
             self._console.print(why, style="bold red", soft_wrap=True)
-        self._status.set(doing=Doing.WAITING, why=why, until=None, phase="", fault=None, last_error=why)
-        self._listen(_LOOK_EVERY_S)
+        self._status.set(last_error=why)
+        return why
 
     def hindrance(self) -> Hindrance | None:
-        """Returns why no campaign may begin now, or None."""
+        """Returns why no campaign may begin now, or None.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError, sqlite3.Error: what campaigns cost cannot be written down.
+        """
         now, service = self._now(), self._service
         lever = self._lever.read()
         if lever.engaged:
@@ -187,6 +223,7 @@ class Service:
         allowed = opening(service.schedule, now)
         if not allowed.is_open:
             return Hindrance(allowed.why, allowed.until)
+        self._catch_up()
         spent = self._store.spent(day_of(service.schedule, now))
         tomorrow = self._tomorrow(now)
         if service.daily.minutes - spent.minutes < _LEAST_CAMPAIGN_MIN:
@@ -195,6 +232,7 @@ class Service:
             return Hindrance(f"the day's {service.daily.harm_min:g} minutes of harm are used up", tomorrow)
         if allowed.until is not None and (allowed.until - now).total_seconds() < 60.0 * _LEAST_CAMPAIGN_MIN:
             return Hindrance("the window closes soon", allowed.until)
+        self._store.require_writable()
         return None
 
     def _wait(self, hindrance: Hindrance) -> None:
@@ -236,9 +274,7 @@ class Service:
         asked = Interruption()
         account = Account(self._store, self._service_day, self._now, self._harm_left, asked, learns=not dry_run)
         display = ServiceDisplay(self._console, minutes, self._status, lambda: self._watch_the_clock(closes, asked))
-        experiences = (
-            [] if settings.cluster.kind == "simulated" else self._store.experiences(began, self._service.remember_days)
-        )
+        experiences = [] if settings.cluster.kind == "simulated" else self._remembered(began)
         folder = self._new_folder(began)
         self._status.set(doing=Doing.STARTING, why=folder.name, until=None, phase="", rung=rung.rung)
         self._status.count("campaigns")
@@ -254,15 +290,18 @@ class Service:
                 dry_run=dry_run,
                 surroundings=Surroundings(asked, display, (account, *self._witnesses), experiences),
             )
-            run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung)
+            run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung, dry_run=dry_run)
             result = run.execute()
         except BackburnError as error:
             return self._failed(run, folder, rung, account, error)
         except _PASSING as error:
             return self._failed(run, folder, rung, account, BackburnError(f"{type(error).__name__}: {error}"))
-        account.settle(result.spent_min)
-        self._journal.note("campaign", f"{folder.name} ends: {result.ended_by}; {len(result.weaknesses)} confirmed")
-        self._stand(rung, account)
+        ends = f"{folder.name} ends: {result.ended_by}; {len(result.weaknesses)} confirmed"
+        self._unwritten += [
+            lambda: account.settle(result.spent_min),
+            lambda: self._journal.note("campaign", ends),
+            lambda: self._stand(rung, account),
+        ]
         if account.experiments:
             self._failures = 0
         elif not asked.asked() and not self._lever.read().engaged:
@@ -270,17 +309,25 @@ class Service:
             return self._back_off(f"{folder.name}: no experiment was judged: {result.ended_by}")
         return self._service.pause_s
 
+    def _remembered(self, began: datetime) -> Sequence[Experience]:
+        """Returns what earlier campaigns have shown; says how much of it cannot be read, whenever that changes."""
+        memory = self._store.experiences(began, self._service.remember_days)
+        if memory.unreadable != self._unreadable:
+            self._unreadable = memory.unreadable
+            self._journal.note("service", f"leaves out {memory.unreadable} experiment(s) of its memory: unreadable")
+        return memory.experiences
+
     def _failed(self, run: Run | None, folder: Path, rung: Rung, account: Account, error: BackburnError) -> float:
         """Writes a failed campaign down; the first one's bad input is the user's to mend, all else may pass."""
         if isinstance(error, BadInput) and self._status.now().campaigns == 1:
             raise error
-        account.settle(0.0 if run is None else run.result.spent_min)
-        pause_s = self._back_off(str(error))
-        self._journal.note("campaign", f"{folder.name} fails: {' '.join(str(error).split())}")
+        spent_min = 0.0 if run is None else run.result.spent_min
+        fails = f"{folder.name} fails: {' '.join(str(error).split())}"
+        self._unwritten += [lambda: account.settle(spent_min), lambda: self._journal.note("campaign", fails)]
         if account.trouble is not None or not isinstance(error, (Unsafe, BadInput)):
             account.trouble = account.trouble or str(error)
-            self._stand(rung, account)
-        return pause_s
+            self._unwritten.append(lambda: self._stand(rung, account))
+        return self._back_off(str(error))
 
     def _back_off(self, why: str) -> float:
         """Says why nothing came of a campaign; returns how long to pause, seconds: the longer, the more often."""
@@ -336,9 +383,32 @@ class Service:
             return  # nothing was tried, or nothing of what this rung allows: nothing was earned
         then = ladder.after_campaign(rung, account.trouble, self._service.ladder)
         self._store.stand_on(then)
+        self._tell_rung(rung, then, account.trouble or f"{self._service.ladder.promote_after} clean campaigns")
+
+    def _tell_rung(self, rung: Rung, then: Rung, because: str) -> None:
         if then.rung != rung.rung:
-            because = account.trouble or f"{self._service.ladder.promote_after} clean campaigns"
             self._journal.note("rung", f"from {ladder.NAMES[rung.rung]} to {ladder.NAMES[then.rung]}: {because}")
+
+    def _salvage(self) -> None:
+        """Charges what killed campaigns have cost and no outcome tells, and closes their records."""
+        for record, facts in retention.killed(self._settings.runs_dir, self._settings.cluster.id):
+            self._charge(record.path, is_dry=bool(facts.get("dry_run", facts.get("rung") == ladder.DRY_RUN)))
+            retention.close(record)
+            self._journal.note("service", f"closed the record of {record.path.name}, which was killed")
+
+    def _charge(self, folder: Path, *, is_dry: bool) -> None:
+        """Charges the faults that came to no outcome; in whose middle it is killed, has done what must not happen."""
+        now = self._now()
+        faults = killed.unjudged(self._journal, folder, now)
+        rung = self._rung()
+        then = ladder.after_campaign(rung, killed.WHY, self._service.ladder) if faults and not is_dry else None
+        costs = [
+            (day_of(self._service.schedule, each.at), Spent(each.minutes, 0.0 if is_dry else each.minutes))
+            for each in faults
+        ]
+        if self._store.charge(folder.name, costs, then, now) and then is not None:
+            self._journal.note("campaign", f"{folder.name} was {killed.WHY}: {faults[-1].fault}")
+            self._tell_rung(rung, then, killed.WHY)
 
     def _make_room(self) -> None:
         """Lets old runs go while there is too little room to begin; now and then, for it reads them all."""
@@ -350,11 +420,14 @@ class Service:
     def _tidy(self) -> None:
         now, kept = self._now(), self._service.retention
         before = now - timedelta(days=kept.days)
-        gone = retention.tidy(self._settings.runs_dir, self._settings.cluster.id, kept, now)
+        gone, stuck = retention.tidy(self._settings.runs_dir, self._settings.cluster.id, kept, now)
         forgotten = self._journal.forget(before, keep=1000)
         self._store.forget(
             now - timedelta(days=max(kept.days, self._service.remember_days)), day_of(self._service.schedule, before)
         )
+        for folder in stuck.keys() - self._stuck:
+            self._journal.note("retention", f"{folder.name} cannot be deleted: {stuck[folder]}")
+            self._stuck.add(folder)
         if gone or forgotten:
             self._journal.note("retention", f"{len(gone)} run(s) and {forgotten} journal entries are gone")
 

@@ -35,8 +35,9 @@ class Now:
         rung: how far faults may reach.
         campaigns: that were begun since the service started.
         experiments: judged since then, by verdict.
-        shams: of them, those without a fault; and how many of those alarmed.
+        shams: of them, those without a fault; how many of those alarmed, and how many could not be judged.
         sham_alarms: see `shams`.
+        shams_unjudged: see `shams`.
         weaknesses: confirmed since then.
         last_error: what went wrong last, if anything did.
     """
@@ -51,6 +52,7 @@ class Now:
     experiments: dict[str, int]
     shams: int
     sham_alarms: int
+    shams_unjudged: int
     weaknesses: int
     last_error: str | None
 
@@ -71,6 +73,7 @@ class Status:
             "campaigns": 0,
             "shams": 0,
             "sham_alarms": 0,
+            "shams_unjudged": 0,
             "weaknesses": 0,
             "last_error": None,
         }

@@ -36,6 +36,12 @@ _RUNG = sql.Table(
     sql.Column("rung", sql.Integer, nullable=False),
     sql.Column("clean", sql.Integer, nullable=False),
 )
+_CHARGED = sql.Table(
+    "charged",
+    _METADATA,
+    sql.Column("run", sql.String, primary_key=True),
+    sql.Column("at", sql.Float, nullable=False),
+)
 _EXPERIENCES = sql.Table(
     "experiences",
     _METADATA,
@@ -79,6 +85,19 @@ class Rung:
     clean: int
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What experiments of earlier campaigns have shown.
+
+    Attributes:
+        experiences: oldest first.
+        unreadable: how many more are kept that cannot be read, such as damaged ones.
+    """
+
+    experiences: Sequence[Experience]
+    unreadable: int
+
+
 class Store:
     """The service's memory of one cluster.
 
@@ -99,11 +118,22 @@ class Store:
                     _METADATA.create_all(connection)
                     connection.exec_driver_sql(f"PRAGMA user_version={VERSION}")
                     version = VERSION
+                elif version == VERSION:
+                    _CHARGED.create(connection, checkfirst=True)  # the first memories of this version had none
         except sql.exc.DatabaseError as error:
             raise Unsafe(f"the service's memory {path} cannot be read: {error.orig}") from error
         if version != VERSION:
             self.close()
             raise Unsafe(f"the service's memory {path} has version {version}; this Backburn reads version {VERSION}")
+
+    def require_writable(self) -> None:
+        """Writes what stands there already.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: nothing can be written.
+        """
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql(f"PRAGMA user_version={VERSION}")
 
     # ---- days -----------------------------------------------------------------------------------------------------
 
@@ -116,13 +146,31 @@ class Store:
     def spend(self, day: str, minutes: float, harm_min: float = 0.0) -> None:
         """Adds to what a day has cost."""
         with self._engine.begin() as connection:
-            changed = connection.execute(
-                _DAYS.update()
-                .where(_DAYS.c.day == day)
-                .values(minutes=_DAYS.c.minutes + minutes, harm_min=_DAYS.c.harm_min + harm_min)
+            _spend(connection, day, Spent(minutes, harm_min))
+
+    def charge(self, run: str, costs: Sequence[tuple[str, Spent]], rung: Rung | None, now: datetime) -> bool:
+        """Charges what a killed run has cost, all of it or nothing, and only once.
+
+        Args:
+            run: its name.
+            costs: days, and what it has cost them.
+            rung: where the cluster stands now; None where it always stood.
+            now: the present.
+
+        Returns:
+            Whether it had not been charged before.
+        """
+        with self._engine.begin() as connection:
+            charged = connection.execute(
+                sql.insert(_CHARGED).prefix_with("OR IGNORE").values(run=run, at=now.timestamp())
             )
-            if not changed.rowcount:
-                connection.execute(_DAYS.insert().values(day=day, minutes=minutes, harm_min=harm_min))
+            if not charged.rowcount:
+                return False
+            for day, cost in costs:
+                _spend(connection, day, cost)
+            if rung is not None:
+                _stand_on(connection, rung)
+        return True
 
     # ---- the ladder -----------------------------------------------------------------------------------------------
 
@@ -135,8 +183,7 @@ class Store:
     def stand_on(self, rung: Rung) -> None:
         """Keeps the rung."""
         with self._engine.begin() as connection:
-            connection.execute(_RUNG.delete())
-            connection.execute(_RUNG.insert().values(only=1, rung=rung.rung, clean=rung.clean))
+            _stand_on(connection, rung)
 
     # ---- what experiments showed ----------------------------------------------------------------------------------
 
@@ -154,16 +201,17 @@ class Store:
                 )
             )
 
-    def experiences(self, now: datetime, days: float) -> list[Experience]:
-        """Returns what experiments of the last days have shown, oldest first."""
+    def experiences(self, now: datetime, days: float) -> Memory:
+        """Returns what experiments of the last days have shown; what cannot be read is left out, and tried again."""
         since = (now - timedelta(days=days)).timestamp()
-        query = sql.select(_EXPERIENCES).where(_EXPERIENCES.c.at >= since).order_by(_EXPERIENCES.c.seq)
+        # As bytes: a text that is none fails all rows.
+        columns = [sql.cast(_EXPERIENCES.c[name], sql.LargeBinary) for name in ("fault", "mechanism", "evidence")]
+        query = sql.select(*columns).where(_EXPERIENCES.c.at >= since).order_by(_EXPERIENCES.c.seq)
         with self._engine.connect() as connection:
             rows: Sequence[Any] = connection.execute(query).all()
-        try:
-            return [_experience(row) for row in rows]
-        except (ValueError, KeyError, TypeError, BadInput) as error:
-            raise Unsafe(f"the service's memory holds an experiment that cannot be read: {error}") from error
+        read = [_experience(*row) for row in rows]
+        known = [experience for experience in read if experience is not None]
+        return Memory(known, len(read) - len(known))
 
     # ---- alerts that were sent to us --------------------------------------------------------------------------------
 
@@ -190,6 +238,7 @@ class Store:
         """Deletes what is older than a moment, and days before one."""
         with self._engine.begin() as connection:
             connection.execute(_EXPERIENCES.delete().where(_EXPERIENCES.c.at < before.timestamp()))
+            connection.execute(_CHARGED.delete().where(_CHARGED.c.at < before.timestamp()))
             connection.execute(_DAYS.delete().where(_DAYS.c.day < day))
 
     def close(self) -> None:
@@ -197,6 +246,25 @@ class Store:
         self._engine.dispose()
 
 
-def _experience(row: Any) -> Experience:  # noqa: ANN401 (a row of the database)
-    mechanism = None if row.mechanism is None else Mechanism(row.mechanism)
-    return Experience(Fault.from_json(json.loads(row.fault)), evidence_of(json.loads(row.evidence)), mechanism)
+def _spend(connection: sql.Connection, day: str, cost: Spent) -> None:
+    changed = connection.execute(
+        _DAYS.update()
+        .where(_DAYS.c.day == day)
+        .values(minutes=_DAYS.c.minutes + cost.minutes, harm_min=_DAYS.c.harm_min + cost.harm_min)
+    )
+    if not changed.rowcount:
+        connection.execute(_DAYS.insert().values(day=day, minutes=cost.minutes, harm_min=cost.harm_min))
+
+
+def _stand_on(connection: sql.Connection, rung: Rung) -> None:
+    connection.execute(_RUNG.delete())
+    connection.execute(_RUNG.insert().values(only=1, rung=rung.rung, clean=rung.clean))
+
+
+def _experience(fault: bytes, mechanism: bytes | None, evidence: bytes) -> Experience | None:
+    """Reads what `learn` wrote; None if nobody did."""
+    try:
+        how = None if mechanism is None else Mechanism(mechanism.decode())
+        return Experience(Fault.from_json(json.loads(fault)), evidence_of(json.loads(evidence)), how)
+    except (ValueError, KeyError, TypeError, AttributeError, BadInput):
+        return None

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import psutil
 
+from ..own_module import own_environment, own_module
 from . import handle, leftovers
 from .errors import BadInput, StagingError, one_line
 from .files import tail
@@ -34,8 +35,9 @@ from .layout import LONGEST_ROOT_BYTES, Layout
 from .processes import adopt_orphans, boot_id, die_with, identify_self
 from .settings import StagingSettings
 
-_SOURCES = Path(__file__).resolve().parents[2]
-_KILL_DEADLINE_S = 10.0
+KILL_DEADLINE_S = 10.0
+"""How long a guard tries to end what it guards, seconds; whoever ends a guard waits for longer."""
+
 _REAP_PAUSE_S = 0.01
 _ASKED = frozenset({signal.SIGTERM, signal.SIGINT})
 _AWAITED = _ASKED | {signal.SIGCHLD}
@@ -87,10 +89,10 @@ def main() -> None:
     parser.add_argument("--keepalive-fd", type=int, help="a pipe; when its other end closes, the platform ends")
     given = parser.parse_args()
     handle_path, root, logs = (path.absolute() for path in (given.handle, given.root, given.logs))
-    command = [sys.executable, "-m", f"{__package__}.platform", "--handle", handle_path, "--root", root, "--logs", logs]
+    command = own_module(f"{__package__}.platform", "--handle", handle_path, "--root", root, "--logs", logs)
     try:
         settings = StagingSettings.from_json(sys.stdin.read())
-        guard(Charge(handle_path, Layout(root, logs), settings, given.keepalive_fd), [str(part) for part in command])
+        guard(Charge(handle_path, Layout(root, logs), settings, given.keepalive_fd), command)
     except StagingError as error:
         sys.stderr.write(one_line(str(error)) + "\n")
         sys.exit(error.exit_code)
@@ -166,7 +168,6 @@ def _first_handle(charge: Charge) -> Handle:
 def _start(charge: Charge, command: Sequence[str]) -> int:
     """Starts the platform in a session of its own; returns its pid."""
     own_pid = os.getpid()
-    path = os.pathsep.join(filter(None, [str(_SOURCES), os.environ.get("PYTHONPATH")]))
     try:
         log = charge.layout.log("platform").open("ab")
     except OSError as error:
@@ -177,7 +178,7 @@ def _start(charge: Charge, command: Sequence[str]) -> int:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": path},
+            env=own_environment(),
             start_new_session=True,
             preexec_fn=lambda: die_with(own_pid),  # safe here: this process has one thread
         )
@@ -212,7 +213,7 @@ def _reap() -> dict[int, int]:
 
 def _end_descendants() -> None:
     """Kills every descendant, and those that they start meanwhile, until there are none."""
-    deadline_s = time.monotonic() + _KILL_DEADLINE_S
+    deadline_s = time.monotonic() + KILL_DEADLINE_S
     while descendants := psutil.Process().children(recursive=True):
         for process in descendants:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -6,21 +6,22 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..own_module import own_environment, own_module
 from . import handle as handles
 from . import leftovers
 from .errors import BadInput, StagingError, StartFailed
+from .guard import KILL_DEADLINE_S
 from .handle import Handle
 from .processes import ProcessId
 from .settings import StagingSettings
 
 _POLL_S = 0.2
-_END_WITHIN_S = 10.0
+_END_WITHIN_S = KILL_DEADLINE_S + 5.0
 
 
 class Platform:
@@ -37,14 +38,15 @@ class Platform:
         self._handle = handle
         self._deadline_s = settings.startup_deadline_s
         root = Path(tempfile.gettempdir()) / f"backburn-{secrets.token_hex(4)}"
-        command = ["--handle", str(handle), "--root", str(root), "--logs", str(logs)]
+        command = ["--handle", handle, "--root", root, "--logs", logs]
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "envs.staging.guard", *command, "--keepalive-fd", str(keepalive_fd)],
+            own_module("envs.staging.guard", *command, "--keepalive-fd", keepalive_fd),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[keepalive_fd],
             start_new_session=True,
+            env=own_environment(),
             text=True,
         )
         if self._guard.stdin is not None:
@@ -77,17 +79,30 @@ class Platform:
         raise StartFailed("the start was interrupted" if interrupted() else "the platform did not start in time")
 
     def stop(self) -> None:
-        """Ends the platform and waits until nothing is left of it; a dead one is fine."""
-        if self._guard.poll() is None:
-            self._guard.send_signal(signal.SIGTERM)
-            try:
-                self._guard.wait(_END_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                self._guard.kill()
-                self._guard.wait()
-                leftovers.clear(self._handle)
-        if self._guard.stderr is not None:
-            self._guard.stderr.close()
+        """Ends the platform and waits until nothing is left of it; a dead one is fine.
+
+        Raises:
+            StagingError: it does not end.
+        """
+        try:
+            if self._guard.poll() is None:
+                self._guard.send_signal(signal.SIGTERM)
+                if not self._guard_ends():
+                    self._guard.kill()
+                    if not self._guard_ends():
+                        raise _does_not_end(self._guard.pid)
+                    leftovers.clear(self._handle)
+        finally:
+            if self._guard.stderr is not None:
+                self._guard.stderr.close()
+
+    def _guard_ends(self) -> bool:
+        """Tells whether the guard ends in time."""
+        try:
+            self._guard.wait(_END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _failure(self) -> StagingError:
         """Returns what the guard said before it ended."""
@@ -96,8 +111,13 @@ class Platform:
         return BadInput(reason) if self._guard.returncode == BadInput.exit_code else StartFailed(reason)
 
 
-def end(handle: Path) -> None:
-    """Ends the platform behind a handle, whoever started it; none is fine.
+def end(handle: Path, keepalive_fd: int | None = None) -> None:
+    """Ends the platform behind a handle; none is fine.
+
+    Args:
+        handle: where its handle is.
+        keepalive_fd: an end of a pipe; a platform that is alive and does not hang on it is somebody else's and is left
+            alone. None: whoever started it.
 
     Raises:
         StagingError: it does not end.
@@ -105,13 +125,19 @@ def end(handle: Path) -> None:
     found = _read(handle)
     if found is None:
         return
+    if keepalive_fd is not None and found.guard.is_alive() and not found.guard.holds(keepalive_fd):
+        return
     if found.guard.is_alive():
         os.kill(found.guard.pid, signal.SIGTERM)
     if not _ends(found.guard):
         found.guard.kill()
         if not _ends(found.guard):
-            raise StagingError(f"the platform's guard, process {found.guard.pid}, does not end although it was killed")
+            raise _does_not_end(found.guard.pid)
     leftovers.clear(handle)
+
+
+def _does_not_end(guard_pid: int) -> StagingError:
+    return StagingError(f"the platform's guard, process {guard_pid}, does not end although it was killed")
 
 
 def _ends(process: ProcessId) -> bool:
