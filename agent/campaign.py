@@ -117,9 +117,10 @@ class Result:
         ending: how it ended.
         ended_by: why, in words.
         verdicts: of what the policy chose, in order.
+        broken: beside each of them, in which ways that broke promises.
         spent_min: minutes from the first gate to the last revert.
         decision_s: how long each choice took, seconds.
-        shams: how many experiments had no fault, and how many of those alarmed.
+        shams: how many experiments had no fault, how many of those alarmed, and how many could not be judged.
     """
 
     weaknesses: list[Weakness] = field(default_factory=list)
@@ -127,10 +128,12 @@ class Result:
     ending: Ending = Ending.COMPLETE
     ended_by: str = "the budget is spent"
     verdicts: list[Verdict] = field(default_factory=list)
+    broken: list[frozenset[Mechanism]] = field(default_factory=list)
     spent_min: float = 0.0
     decision_s: list[float] = field(default_factory=list)
     shams: int = 0
     sham_alarms: int = 0
+    shams_unjudged: int = 0
 
     def stopped_by(self, error: Interrupted | NotSteady) -> None:
         """Keeps what has ended a campaign before its time."""
@@ -142,7 +145,8 @@ class Campaign:
     """Runs one campaign.
 
     Args:
-        env: the environment, already reset; its own budget must be `budget.choices_min`.
+        env: the environment, already reset; its own budget must be `budget.choices_min`. What it holds for confirmed
+            by now was written down by others.
         policy: chooses.
         budget: what may be spent.
         record: keeps every experiment.
@@ -177,6 +181,7 @@ class Campaign:
         self._clock = env.experimenter.cluster.clock
         self._result = result
         self._told = 0
+        self._known = set(env.confirmations.confirmed)
         self._refusals: Counter[int] = Counter()
 
     def run(self) -> None:
@@ -215,7 +220,7 @@ class Campaign:
             reason = None if self._explainer is None else self._explainer.reason(observation, mask, action)
             self._progress.chose(self._env.code.decode(action), (self._now_s() - began_s) / 60.0, reason)
             observation, _, over, _, info = self._env.step(action)
-            kept = self._kept(info["confirmed"], began_s)
+            kept = self._kept(began_s)
             self._tell("choice", reason)
             self._conclude(kept, began_s)
             if "ended_by" in info:
@@ -223,6 +228,7 @@ class Campaign:
             outcome: Outcome | None = info["outcome"]
             if outcome is not None:
                 self._result.verdicts.append(outcome.verdict)
+                self._result.broken.append(frozenset(broken.mechanism for broken in outcome.score.broken))
                 self._refusals[action] += outcome.refusal is not None
             if over:
                 self._result.ended_by = "the policy stopped" if outcome is None else "the budget is spent"
@@ -246,24 +252,40 @@ class Campaign:
         outcome = self._env.experimenter.sham()
         self._result.shams += 1
         self._result.sham_alarms += outcome.verdict is Verdict.WEAKNESS
+        self._result.shams_unjudged += outcome.verdict is Verdict.INVALID
         self._record.outcome(outcome, "sham")
         self._progress.judged(outcome, "sham")
 
     # ---- what was found -------------------------------------------------------------------------------------------
 
-    def _kept(self, confirmed: Fingerprint | None, began_s: float) -> list[Fingerprint]:
-        """Keeps a weakness that was just confirmed, if one was.
+    def _kept(self, began_s: float) -> list[Fingerprint]:
+        """Keeps the weaknesses that were confirmed since the last time, by a choice or by the control beside it.
 
-        At once: to shrink it takes minutes, and may be the end. And before the experiment that confirmed it: who has
-        that and not the weakness takes it for known, and nobody ever hears of it.
+        At once: to shrink them takes minutes, and may be the end. And before the experiments that confirmed them: who
+        has those and not the weakness takes it for known, and nobody ever hears of it.
         """
-        if confirmed is None:
-            return []
-        weakness = self._weakness(confirmed, self._env.confirmations.confirmed[confirmed])
-        self._result.weaknesses.append(weakness)
-        self._result.confirmed_min.append((self._now_s() - began_s) / 60.0)
-        self._record.weakness(weakness)
-        return [confirmed]
+        new = [
+            fingerprint
+            for fingerprint, cell in self._env.confirmations.confirmed.items()
+            if fingerprint not in self._known and self._is_shown(fingerprint, cell)
+        ]
+        for fingerprint in new:
+            weakness = self._weakness(fingerprint, self._env.confirmations.confirmed[fingerprint])
+            self._known.add(fingerprint)
+            self._result.weaknesses.append(weakness)
+            self._result.confirmed_min.append((self._now_s() - began_s) / 60.0)
+            self._record.weakness(weakness)
+        return new
+
+    def _is_shown(self, fingerprint: Fingerprint, cell: Cell) -> bool:
+        """Tells whether an experiment of this campaign shows a weakness: recalled ones are no evidence to be read."""
+        return any(
+            outcome.fault is not None
+            and Cell.of(outcome.fault) == cell
+            and outcome.verdict is Verdict.WEAKNESS
+            and outcome.mechanism is fingerprint.mechanism
+            for outcome in self._env.outcomes
+        )
 
     def _conclude(self, waiting: list[Fingerprint], began_s: float) -> None:
         """Tells of weaknesses that were kept, and looks for their mildest forms; on the way more may be confirmed."""
@@ -310,7 +332,8 @@ class Campaign:
                 outcome = self._env.experiment(milder)
             except (Interrupted, NotSteady):
                 break  # whether the campaign goes on is for its loop to see
-            confirmed += self._kept(self._env.learn(outcome), began_s)
+            self._env.learn(outcome)
+            confirmed += self._kept(began_s)
             self._tell("shrink")
             if outcome.verdict is not Verdict.WEAKNESS or outcome.mechanism is not mechanism:
                 break

@@ -193,8 +193,7 @@ class Run:
         budget = Budget(campaign.budget_min, campaign.reserve_share, campaign.sham_share)
         env = ChaosEnv(world, budget_min=budget.choices_min, max_experiments=campaign.experiments)
         env.reset(seed=campaign.seed)
-        if env.recall(self._experiences):
-            self._display.say(f"remembers {len(self._experiences)} experiment(s) of earlier campaigns", "dim")
+        self._recall(env)
         self.topology, self.planted = env.topology.to_json(), world.planted()
         self._interruption.tell(env.experimenter.supervisor.interrupt)
         self.folder.note(state="running", topology=self.topology)
@@ -214,6 +213,16 @@ class Run:
             ).run()
         self.timings.agent_cpu_s = time.process_time() - cpu_s
         self.timings.agent_own_s = self.timings.campaign_s - (env.experimenter.lookout.waited_s - waited_s)
+
+    def _recall(self, env: ChaosEnv) -> None:
+        """Takes over what earlier campaigns have shown, and from the ledger which weaknesses that has confirmed."""
+        if not self._experiences:
+            return
+        recorded = {weakness["fingerprint"]: weakness for weakness in self._notebook.recorded()}
+        counted = env.recall(self._experiences, recorded)
+        known = [recorded[str(fingerprint)] for fingerprint in env.confirmations.confirmed]
+        self._notebook.knows(known, env.topology)
+        self._display.say(f"remembers {counted} experiment(s), which confirmed {len(known)} weakness(es)", "dim")
 
     def _calibrate(self, experimenter: Experimenter) -> None:
         """Learns how the cluster wanders by itself; what an earlier run learnt counts if it still fits."""
@@ -240,7 +249,8 @@ class Run:
         if settings.cluster.kind == "local":
             # Not as the ledger knows them: earlier runs may have seen milder forms with other switches.
             seen = [weakness.to_json() for weakness in result.weaknesses]
-            self.truth = compare(settings.cluster.staging().switches.to_mapping(), seen)
+            switches = settings.cluster.staging().switches.to_mapping()
+            self.truth = compare(switches, seen, self._notebook.known)
             self.folder.json("ground_truth.json", self.truth)
         self.folder.note(
             state=state,
@@ -250,7 +260,7 @@ class Run:
             spent_min=result.spent_min,
             confirmed_min=result.confirmed_min,
             decision_s=result.decision_s,
-            shams={"run": result.shams, "alarms": result.sham_alarms},
+            shams={"run": result.shams, "alarms": result.sham_alarms, "unjudged": result.shams_unjudged},
             timings=asdict(self.timings),
         )
         write_reports(self.folder.path)

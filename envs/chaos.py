@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -19,11 +19,12 @@ from .clusters.base import Topology
 from .confirmation import Cell, Confirmations, Fingerprint
 from .encoding import ActionCode, ClusterState
 from .experiment import Experimenter, Interrupted, NotSteady
-from .history import LONG_MIN
+from .history import COLUMN, LONG_MIN
 from .hypothesis import Mechanism
 from .outcome import Outcome
 from .protections import Gap, gap_of
 from .scoring import POST_WINDOWS, Evidence, Verdict
+from .telemetry.snapshot import component_of
 
 Observation: TypeAlias = dict[str, npt.NDArray[np.float32]]
 
@@ -167,8 +168,9 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
 
         Returns:
             Observation, reward, whether the campaign has ended, False, and `{"outcome": …, "confirmed": …}`: the
-            `Outcome` (None for `stop`) and the fingerprint that this experiment confirmed, if any; and as `ended_by`
-            the error that forbade the experiment, if one did.
+            `Outcome` (None for `stop`) and the fingerprint that this experiment confirmed, if any (what a control
+            beside it confirmed stands in `confirmations` alone); and as `ended_by` the error that forbade the
+            experiment, if one did.
         """
         fault = self.code.decode(int(action))
         if fault is None:
@@ -246,15 +248,21 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         """
         self.outcomes[first:] = [replace(outcome, trace={}) for outcome in self.outcomes[first:]]
 
-    def recall(self, experiences: Iterable[Experience]) -> int:
+    def recall(self, experiences: Iterable[Experience], recorded: Collection[str]) -> int:
         """Takes over what earlier campaigns on this cluster have shown, oldest first, as if it were long ago.
 
         What was confirmed then pays nothing now. An arm that this cluster does not offer any more is left out.
+        What only recalling has confirmed, since what spoke against it is forgotten by now, nobody has heard of: it
+        counts as confirmed once another experiment shows it.
+
+        Args:
+            experiences: what experiments have shown.
+            recorded: fingerprints of the weaknesses that were written down, as text.
 
         Returns:
             How many experiences counted.
         """
-        counted = 0
+        counted, unheard = 0, list[Fingerprint]()
         for experience in experiences:
             fault = experience.fault
             try:
@@ -266,7 +274,10 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             counted += 1
             self.state = encoding.after_experiment(self.state, arm, experience.evidence)
             role = self.topology.component(fault.target.name).role
-            self._add(fault, role, experience.evidence, experience.mechanism)
+            confirmed = self._add(fault, role, experience.evidence, experience.mechanism)
+            if confirmed is not None and str(confirmed) not in recorded:
+                unheard.append(confirmed)
+        self._unlearn(unheard)
         if counted:
             self.state = replace(self.state, now_h=self.state.now_h + LONG_MIN / 60.0)
         return counted
@@ -276,6 +287,20 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         if confirmed is not None:
             self.gaps.add(gap_of(confirmed.kind, confirmed.role, confirmed.mechanism))
         return confirmed
+
+    def _unlearn(self, unheard: Collection[Fingerprint]) -> None:
+        """Takes weaknesses for not confirmed, and lets their arms look so: what looks confirmed, no policy repeats."""
+        for fingerprint in unheard:
+            del self.confirmations.confirmed[fingerprint]
+        self.gaps = {gap_of(*fingerprint) for fingerprint in self.confirmations.confirmed}
+        history = self.state.history.clone()
+        for cell, replicates in self.confirmations.cells.items():
+            role = self.topology.component(cell.component).role
+            shown = None if replicates.mechanism is None else Fingerprint(cell.kind, role, replicates.mechanism)
+            if replicates.confirmed and shown in unheard:
+                arm = self.code.index(self.code.encode(self.code.fault(*cell)))
+                history[(0, *arm, COLUMN["confirmed"])] = 0.0
+        self.state = replace(self.state, history=history)
 
     @property
     def is_over(self) -> bool:
@@ -322,13 +347,18 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         """Returns which actions could still tell something; `stop` always is.
 
         A latent fault whose trigger alone breaks promises on its target tells nothing: whatever comes of it, nobody
-        could say which of the two it came from (`experiment`).
+        could say which of the two it came from (`experiment`). And while every promise that a fault could be expected
+        to break is out of the game, nobody would see what comes of it.
         """
+        without = self.experimenter.lookout.out_of_game()
+        unseen = {name for name in self.code.components if self._is_unseen(name, without)}
         broken: dict[tuple[str, str], bool] = {}
 
         def tells(fault: Fault | None) -> bool:
-            if fault is None or (trigger := kind_of(fault.kind).trigger) is None:
-                return fault is not None
+            if fault is None or fault.target.name in unseen:
+                return False
+            if (trigger := kind_of(fault.kind).trigger) is None:
+                return True
             key = (fault.target.name, trigger)
             if key not in broken:
                 control = self._alone(trigger, fault.target)
@@ -336,6 +366,11 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             return not broken[key]
 
         return np.array([*(tells(self.code.decode(action)) for action in range(self.code.stop)), True])
+
+    def _is_unseen(self, component: str, without: frozenset[str]) -> bool:
+        """Tells whether all promises that a fault of a component could be expected to break are out of the game."""
+        concerned = self.experimenter.hypothesis.concerning(component, self.topology.dependents_of(component))
+        return bool(concerned) and all(component_of(clause.series) in without for clause in concerned)
 
     def fault_at(self, cell: Cell) -> Fault | None:
         """Returns the fault of a cell, None where this cluster does not offer it as an experiment of its own."""

@@ -12,7 +12,8 @@ alarm, and is no promise of its own: neither the steady state nor the recovery d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -130,7 +131,7 @@ class Hypothesis:
         samples: how many samples in a row must break a clause before it counts as broken.
 
     Raises:
-        BadInput: of no sample nothing can be told.
+        BadInput: of no sample nothing can be told, or two promises but to be told are about one series.
     """
 
     clauses: Sequence[Clause] = field(default_factory=tuple)
@@ -139,6 +140,26 @@ class Hypothesis:
     def __post_init__(self) -> None:
         if not 1 <= self.samples < math.inf:
             raise BadInput(f"hypothesis.samples is {self.samples}; allowed are whole numbers from 1")
+        promised = Counter(clause.series for clause in self.clauses if clause.must != "alert")
+        for series, count in promised.items():
+            if count > 1:  # a series is tested once, on the windows that its promise speaks of
+                raise BadInput(
+                    f"hypothesis.clauses has {count} clauses on {series}; allowed is one, and beside it `must: alert`"
+                )
+
+    def concerning(self, target: str, needing: Collection[str]) -> tuple[Clause, ...]:
+        """Returns the promises that a fault can be expected to break: of its target, and of what needs that.
+
+        Args:
+            target: the component that is hit; it alone owes an alarm.
+            needing: everything that needs it, observers included.
+        """
+        return tuple(
+            clause
+            for clause in self.clauses
+            if component_of(clause.series) == target
+            or (clause.must != "alert" and component_of(clause.series) in needing)
+        )
 
     def telling_s(self, component: str) -> float:
         """Returns how long a fault of a component has to last to break its promises with a deadline, seconds."""

@@ -22,7 +22,7 @@ from agent.benchmark.replay import Group, RecordedWorld, replayed
 from agent.campaign import Campaign
 from agent.findings.ground_truth import SWITCHES
 from agent.findings.record import RunFolder, outcome_json
-from agent.learning.policy import RoundRobinPolicy
+from agent.learning.rivals import RoundRobinPolicy
 from agent.settings import Settings, load
 from envs.chaos import ChaosEnv
 from envs.clusters.simulated.hidden import Hidden
@@ -212,6 +212,9 @@ def test_an_outcome_comes_back_from_its_line_as_it_was(tmp_path):
         line = json.dumps(outcome_json(outcome))
         again = outcome_of(json.loads(line))
         assert outcome_json(again)["evidence"] == outcome_json(outcome)["evidence"]
+        assert again.score.tested == outcome.score.tested
+        older = {key: value for key, value in json.loads(line).items() if key != "tested"}
+        assert outcome_of(older).score.tested == ()
         assert again.score.broken == outcome.score.broken
         assert (again.fault, again.verdict, again.mechanism) == (outcome.fault, outcome.verdict, outcome.mechanism)
     live.close()

@@ -27,20 +27,24 @@ from agent.campaign import Budget, Campaign, Ending, Result
 from agent.cli import running
 from agent.cli.options import FailOn
 from agent.findings.ground_truth import SWITCHES
+from agent.findings.ledger import Ledger
 from agent.findings.report import load_run, rendered
 from agent.findings.waterfall import as_text
 from agent.learning.replay import ReplayPolicy
 from agent.progress import Silent
 from agent.run import Run
 from agent.settings import load
-from envs.chaos import ChaosEnv
+from envs.chaos import ChaosEnv, Experience
 from envs.clusters.simulated.hidden import Hidden
 from envs.confirmation import Fingerprint
+from envs.encoding import observed
 from envs.experiment import NotSteady
 from envs.hypothesis import Mechanism
-from envs.scoring import Verdict
+from envs.protections import Gap
+from envs.scoring import Evidence, Verdict
 from tests.conftest import config_file
 from tests.simulation import simulation
+from tests.test_agent_findings import weakness
 from tests.test_agent_waterfall import QUICK, SLOW, requests
 from tests.waiting import wait_until
 
@@ -102,6 +106,16 @@ def test_at_least_one_experiment_in_ten_is_a_sham(settings, tmp_path, policy):
     _, _, log, result = campaigned(settings, tmp_path, policy)
     assert result.shams >= len(log.outcomes) / 10
     assert result.sham_alarms == 0
+
+
+def test_a_sham_that_could_not_be_judged_counts_as_run_and_as_that(settings, tmp_path):
+    env = ChaosEnv(simulation(settings, tmp_path, hidden=WEAK), budget_min=4.0)
+    sham = env.experimenter.sham
+    env.experimenter.sham = lambda: sham().with_verdict(Verdict.INVALID, "nobody could tell")
+    log, result = run_campaign(env, policy_named("round_robin", np.random.default_rng(0)), Budget(5.0, 0.2, 0.1))
+    unjudged = log.outcomes.count(("sham", Verdict.INVALID))
+    assert unjudged > 0
+    assert (result.shams, result.sham_alarms, result.shams_unjudged) == (unjudged, 0, unjudged)
 
 
 def test_every_outcome_is_recorded_with_its_purpose(settings, tmp_path):
@@ -212,6 +226,18 @@ def test_who_asks_for_the_end_hears_of_a_leak_all_the_same(settings, tmp_path):
         running._end(run, [], FailOn.NEVER)
 
 
+def replayed(result: Result) -> None:
+    """Says what two repeats have come to for a weakness by which requests to a component multiply."""
+    run = SimpleNamespace(
+        result=result,
+        execute=lambda: result,
+        interrupted=False,
+        leaked=list,
+        folder=SimpleNamespace(path=Path("runs/it")),
+    )
+    running._replayed(run, {"id": "W-1", "severity": "high", "mechanism": "amplified"}, 2, FailOn.HIGH)
+
+
 @pytest.mark.parametrize(
     ("verdicts", "ends"),
     [
@@ -223,18 +249,42 @@ def test_who_asks_for_the_end_hears_of_a_leak_all_the_same(settings, tmp_path):
     ],
 )
 def test_a_replay_without_the_weakness_is_good_news_only_if_all_of_it_was_judged(verdicts, ends, capsys):
-    result = Result(verdicts=verdicts)
-    run = SimpleNamespace(
-        result=result,
-        execute=lambda: result,
-        interrupted=False,
-        leaked=list,
-        folder=SimpleNamespace(path=Path("runs/it")),
-    )
+    how = {Verdict.WEAKNESS: frozenset({Mechanism.UNAVAILABLE, Mechanism.AMPLIFIED})}
     with pytest.raises(ends) if ends else nullcontext():
-        running._replayed(run, {"id": "W-1", "severity": "high"}, 2, FailOn.HIGH)
-    shown = verdicts.count(Verdict.WEAKNESS)
-    assert f"W-1 was shown again by {shown} of 2 repeats" in capsys.readouterr().out
+        replayed(Result(verdicts=verdicts, broken=[how.get(verdict, frozenset()) for verdict in verdicts]))
+    said = capsys.readouterr().out
+    shown, borne = verdicts.count(Verdict.WEAKNESS), verdicts.count(Verdict.RESILIENT)
+    assert f"W-1 was shown again by {shown} of 2 repeats, and not by {borne}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("second", "confirms", "ends", "said"),
+    [
+        ("amplified", False, typer.Exit, "by 1 of 2 repeats, and not by 1, of which 1 broke another promise"),
+        ("unavailable", False, None, "by 0 of 2 repeats, and not by 2, of which 2 broke another promise"),
+        ("unavailable", True, typer.Exit, "by 0 of 2 repeats, and not by 2, of which 2 broke another promise"),
+        (None, False, BackburnError, "by 0 of 2 repeats, and not by 1, of which 1 broke another promise"),
+    ],
+)
+def test_a_replay_that_breaks_another_promise_has_not_shown_the_weakness_again(second, confirms, ends, said, capsys):
+    """It may have shown another one: that counts once it is confirmed."""
+    broken = [frozenset({Mechanism.UNAVAILABLE}), frozenset() if second is None else frozenset({Mechanism(second)})]
+    verdicts = [Verdict.WEAKNESS, Verdict.INVALID if second is None else Verdict.WEAKNESS]
+    found = [weakness(severity="high")] if confirms else []
+    with pytest.raises(ends) if ends else nullcontext():
+        replayed(Result(verdicts=verdicts, broken=broken, weaknesses=found))
+    assert f"W-1 was shown again {said}\n" in capsys.readouterr().out
+
+
+def test_a_replay_is_on_the_cluster_on_which_the_weakness_was_seen_and_says_what_it_is(tmp_path):
+    config = config_file(tmp_path, campaign={"budget_min": 3.0, "seed": 0}, scoring={"units": 24})
+    ledger = Ledger(load(config).cluster_state_dir / "ledger.db")
+    ledger.record([weakness(seed=3)])
+    ledger.close()
+    running.replay(weakness().id, config, times=1, out=tmp_path / "run", fail_on=FailOn.NEVER)
+    campaign = load_run(tmp_path / "run")["settings"]["campaign"]
+    assert (campaign["seed"], campaign["policy"]) == (3, f"replay {weakness().id}")
+    assert f"policy replay {weakness().id}, seed 3" in rendered(tmp_path / "run", "md")
 
 
 def test_a_weakness_is_in_the_ledger_before_the_experiment_that_confirmed_it(settings, tmp_path):
@@ -254,6 +304,69 @@ def test_a_weakness_is_in_the_ledger_before_the_experiment_that_confirmed_it(set
     policy, budget = ReplayPolicy(env.code.encode(worst), 2), Budget(40.0, 0.5, 0.1)
     Campaign(env, policy, budget, record=log, progress=log, result=Result(), seed=0, stopwatch=lambda: 0.0).run()
     assert [what for what in order if what != "sham"][:4] == ["control", "choice", "weakness", "choice"]
+
+
+SERVER_DIES = Fault("pod.kill", Target("model-server"), 0.25, 9.0)
+
+
+def remembered(fault: Fault, *mechanisms: Mechanism) -> list[Experience]:
+    """Returns experiments of earlier campaigns that showed a weakness, as strongly as they can."""
+    evidence = Evidence(Verdict.WEAKNESS, anomaly_score=0.9, p=0.0123, p_floor=0.0123, e_value=4.5, cost_min=0.5)
+    return [Experience(fault, evidence, mechanism) for mechanism in mechanisms]
+
+
+def test_what_only_forgetting_has_confirmed_is_confirmed_aloud_by_the_next_replicate(settings, tmp_path):
+    """An experiment that was borne spoke against it, and is forgotten by now: no campaign has ever reported it."""
+    env = ChaosEnv(simulation(settings, tmp_path, hidden=WEAK), budget_min=20.0)
+    twice = remembered(SERVER_DIES, Mechanism.UNAVAILABLE, Mechanism.UNAVAILABLE)
+    assert env.recall(twice, recorded=["pod.kill|gateway|unavailable"]) == 2
+    assert (env.confirmations.confirmed, env.gaps) == ({}, set())
+    arm = env.code.index(env.code.encode(SERVER_DIES))
+    assert observed(env.observation(), "confirmed")[arm] == 0.0, "a policy would leave it alone"
+    assert observed(env.observation(), "weakness")[arm] > 0.0
+    log, result = run_campaign(env, ReplayPolicy(env.code.encode(SERVER_DIES), 1), Budget(40.0, 0.5, 0.1))
+    (found,) = result.weaknesses
+    assert (found.fingerprint, found.confidence["reproduced"]) == ("pod.kill|model-server|unavailable", 3)
+    assert log.found == [found]
+    assert observed(env.observation(), "confirmed")[arm] == 1.0
+
+
+def test_what_was_written_down_is_recalled_as_known(settings, tmp_path):
+    env = ChaosEnv(simulation(settings, tmp_path, hidden=WEAK), budget_min=20.0)
+    twice = remembered(SERVER_DIES, Mechanism.UNAVAILABLE, Mechanism.UNAVAILABLE)
+    env.recall(twice, recorded=["pod.kill|model-server|unavailable"])
+    assert env.gaps == {Gap("model-server", "redundancy")}
+    arm = env.code.index(env.code.encode(SERVER_DIES))
+    assert observed(env.observation(), "confirmed")[arm] == 1.0
+    _, result = run_campaign(env, ReplayPolicy(env.code.encode(SERVER_DIES), 1), Budget(40.0, 0.5, 0.1))
+    assert (result.verdicts, result.weaknesses) == ([Verdict.WEAKNESS], [])
+
+
+def test_a_weakness_is_told_with_an_experiment_that_shows_it_or_not_yet(settings, tmp_path):
+    """Answers were slow twice, says the memory; now requests fail, and no number of that tells of slow answers."""
+    env = ChaosEnv(simulation(settings, tmp_path, hidden=WEAK), budget_min=20.0)
+    env.recall(remembered(SERVER_DIES, Mechanism.SLOW, Mechanism.SLOW), recorded=())
+    _, result = run_campaign(env, ReplayPolicy(env.code.encode(SERVER_DIES), 1), Budget(40.0, 0.5, 0.1))
+    assert (result.broken, result.weaknesses) == ([frozenset({Mechanism.UNAVAILABLE})], [])
+
+
+def test_a_weakness_that_a_control_confirms_is_written_down_like_any_other(settings, tmp_path):
+    """The trigger alone showed it, then something inconclusive, so it is tried again beside the latent fault."""
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"restart", "checkpoint"})))
+    env = ChaosEnv(world, budget_min=20.0)
+    alone = env.experiment(Fault("pod.kill", Target("trainer"), 0.25, 30.0))
+    assert alone.verdict is Verdict.WEAKNESS
+    for outcome in (alone, alone.with_verdict(Verdict.INCONCLUSIVE, "who knows")):
+        env.learn(outcome)
+    worst = Fault("model.checkpoint_corrupt", Target("trainer"), 1.0, 50.0)
+    log, result = run_campaign(env, ReplayPolicy(env.code.encode(worst), 1), Budget(40.0, 0.5, 0.1))
+    assert ("control", Verdict.WEAKNESS) in log.outcomes
+    (found,) = result.weaknesses
+    assert found.fingerprint == "pod.kill|trainer|stuck"
+    assert found.evidence["series"].startswith("trainer/")
+    assert found.reproducer["command"] == f"backburn replay {found.id}"
+    assert found.remedy["source"].startswith("https://")
+    assert (log.found, len(result.confirmed_min)) == ([found], 1)
 
 
 def test_a_level_that_is_the_same_as_a_milder_one_is_skipped_and_not_the_end(settings, tmp_path):
@@ -425,6 +538,8 @@ def test_a_run_leaves_everything_that_a_reader_needs(finished):
     run = json.loads((finished / "run.json").read_text())
     assert run["schema_version"] == 1
     assert (run["state"], run["ended_by"]) == ("done", "the budget is spent")
+    assert run["shams"]["run"] > 0
+    assert (run["shams"]["alarms"], run["shams"]["unjudged"]) == (0, 0)
     assert len(run["decision_s"]) > 3
     assert statistics.median(run["decision_s"]) < 0.5
     data = load_run(finished)
@@ -436,10 +551,10 @@ def test_reports_are_made_from_the_folder_alone_and_say_the_same(finished):
     for form in ("html", "md", "json"):
         assert rendered(finished, form) == (finished / f"report.{form}").read_text()
     html, markdown = rendered(finished, "html"), rendered(finished, "md")
-    for weakness in json.loads((finished / "weaknesses.json").read_text()):
-        assert weakness["id"] in html
-        assert weakness["title"] in markdown
-        assert weakness["remedy"]["source"] in html
+    for found in json.loads((finished / "weaknesses.json").read_text()):
+        assert found["id"] in html
+        assert found["title"] in markdown
+        assert found["remedy"]["source"] in html
     assert json.loads(rendered(finished, "json"))["schema_version"] == 1
 
 

@@ -137,6 +137,27 @@ def test_the_same_weakness_has_the_same_name_in_every_run():
     assert weakness().id != weakness(Mechanism.SLOW).id
 
 
+def test_the_record_says_who_was_looked_at_and_whether_it_was_too_late_or_nobody_saw():
+    data = weakness().to_json()
+    assert (data["tested"], data["not_recovered"]) == ([], False)
+    seen = outcome()
+    late = Broken("client/error_share ≤ 0.1", "client/error_share", Mechanism.NOT_RECOVERED, 1.0, 18.0, 9)
+    score = replace(seen.score, broken=(*seen.score.broken, late), recovery_s=None, tested=("client", "trainer"))
+    outcomes = [replace(seen, score=score)] * 2
+    unavailable = Fingerprint("pod.kill", "model-server", Mechanism.UNAVAILABLE)
+    found = weakness_of(
+        unavailable,
+        Cell.of(KILL),
+        confirmed(*outcomes)[0].cells[Cell.of(KILL)],
+        outcomes,
+        severity_of=lambda outcome: 0.9,
+        remedy=remedy_for(unavailable),
+        seed=3,
+        seen_at="2026-01-01T00:00:00+00:00",
+    )
+    assert (found.tested, found.not_recovered, found.recovery_s) == (["client", "trainer"], True, None)
+
+
 # ---- ledger ---------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +183,32 @@ def test_a_weakness_seen_again_is_updated_and_not_doubled(tmp_path):
     (row,) = ledger.all()
     assert row["runs"] == 2
     assert ledger.get(merged.id)["first_seen"][:10] == "2026-01-01"
+    ledger.close()
+
+
+def test_the_seed_of_a_weakness_is_that_of_the_cluster_on_which_its_mildest_form_was_seen(tmp_path):
+    """A simulated cluster of another seed is another cluster: there it may take more, or not be weak at all."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    harsh = {"reproducer": weakness().reproducer | {"intensity": 1.0}}
+    for seed, found in ((1, weakness(**harsh)), (2, weakness()), (3, weakness(**harsh))):
+        ledger.record([replace(found, seed=seed)])
+    assert ledger.get(weakness().id)["seed"] == 2
+    ledger.record([replace(weakness(Mechanism.SLOW), seed=1, reproducer=weakness().reproducer | {"intensity": 0.5})])
+    later = weakness(Mechanism.SLOW, **harsh)
+    ledger.record([replace(later, seed=2)])
+    assert ledger.get(later.id)["seed"] == 1
+    ledger.milder(replace(later, seed=2, reproducer=weakness().reproducer))
+    assert ledger.get(later.id)["seed"] == 2
+    ledger.close()
+
+
+def test_a_known_weakness_that_is_shown_again_was_seen_by_one_more_run(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.record([weakness()])
+    ledger.shown_again(weakness().id, "2026-03-03T00:00:00+00:00")
+    ledger.shown_again("W-nothing", "2026-03-03T00:00:00+00:00")
+    (kept,) = ledger.all()
+    assert (kept["first_seen"][:10], kept["last_seen"][:10], kept["runs"]) == ("2026-01-01", "2026-03-03", 2)
     ledger.close()
 
 
@@ -233,10 +280,26 @@ def test_found_missed_false_and_unplanted_are_told_apart():
     assert truth == {
         "planted": ["serving.replicas", "training.restart"],
         "found": ["serving.replicas"],
+        "known": [],
         "missed": ["training.restart"],
         "false_alarms": ["network.delay|feature-store|slow"],
         "unplanted": ["pod.kill|gateway|unavailable"],
     }
+
+
+def test_what_earlier_runs_have_confirmed_was_not_missed_and_is_no_claim_of_this_one():
+    stuck, unavailable = "pod.kill|trainer|stuck", "pod.kill|model-server|unavailable"
+    truth = compare(WEAK_SERVER, [], found(stuck, "network.delay|feature-store|slow", "pod.kill|gateway|unavailable"))
+    assert truth == {
+        "planted": ["serving.replicas", "training.restart"],
+        "found": [],
+        "known": ["training.restart"],
+        "missed": ["serving.replicas"],
+        "false_alarms": [],
+        "unplanted": [],
+    }
+    both = compare(WEAK_SERVER, found(stuck), found(stuck, unavailable))
+    assert (both["found"], both["known"], both["missed"]) == (["training.restart"], ["serving.replicas"], [])
 
 
 def test_a_claim_about_something_hardened_is_a_false_alarm():

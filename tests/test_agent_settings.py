@@ -92,6 +92,10 @@ def test_keys_that_are_no_names_are_refused_in_one_line(tmp_path, text):
         (lambda d: d["hypothesis"].update(samples=0), "hypothesis.samples is 0; allowed are whole numbers from 1"),
         (lambda d: d["hypothesis"].update(samples=-1), "hypothesis.samples is -1"),
         (
+            lambda d: d["hypothesis"]["clauses"].append(dict(d["hypothesis"]["clauses"][0], at_most=0.2)),
+            "hypothesis.clauses has 2 clauses on client/error_share; allowed is one",
+        ),
+        (
             lambda d: d["hypothesis"]["clauses"][0].update(recover_within_s=-1),
             "recover_within_s is -1.0; allowed are finite values from 0",
         ),

@@ -98,6 +98,10 @@ def test_shams_that_could_not_be_judged_have_not_kept_silent(settings):
     [
         ("scoring", lambda said: said["scoring"].update(alpha=0.1)),
         ("telemetry.period_s", lambda said: said["telemetry"].update(period_s=0.25)),
+        ("telemetry.timeout_s", lambda said: said["telemetry"].update(timeout_s=0.2)),
+        ("cluster.switches", lambda said: said["cluster"].update(switches={"serving.replicas": "weak"})),
+        ("cluster.requests_per_s", lambda said: said["cluster"].update(platform={"requests_per_s": 10.0})),
+        ("cluster.cluster_id", lambda said: [said["cluster"].update(id="x"), said["limits"].update(cluster_id="x")]),
         ("hypothesis", lambda said: said["hypothesis"]["clauses"].pop()),
     ],
 )
@@ -108,6 +112,40 @@ def test_starts_that_were_not_measured_in_the_same_way_are_not_judged_together(f
     change(said)
     path.write_text(yaml.safe_dump(said))
     with pytest.raises(BadInput, match=f"start-2 was recorded with another {name} than start-1"):
+        measure(out, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said["campaign"].update(seed=7),
+        lambda said: said.update(state_dir="elsewhere", runs_dir="elsewhere"),
+        lambda said: said["cluster"].update(platform={"gateway_port": 8123, "seed": 5, "startup_deadline_s": 300.0}),
+        lambda said: said["cluster"].update(switches={"serving.replicas": "hardened"}),  # as it is anyway
+        lambda said: said["telemetry"]["prometheus"].update(url="http://127.0.0.1:9091"),  # and nobody asks it
+    ],
+)
+def test_what_is_another_at_every_start_keeps_none_apart(folder, tmp_path, monkeypatch, change):
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    path = out / "start-2" / "settings.yaml"
+    said = yaml.safe_load(path.read_text())
+    change(said)
+    path.write_text(yaml.safe_dump(said))
+    monkeypatch.setattr("agent.shams.measuring.judged", lambda settings, recordings: {})
+    measure(out, Console(quiet=True))
+    assert (out / "shams.json").exists()
+
+
+def test_only_where_a_prometheus_is_asked_does_it_matter_how(folder, tmp_path):
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    for start, max_age_s in ((1, 2.0), (2, 1.5)):
+        path = out / f"start-{start}" / "settings.yaml"
+        said = yaml.safe_load(path.read_text())
+        said["cluster"]["kind"] = "local"
+        prometheus = {"url": f"http://127.0.0.1:909{start}", "max_age_s": max_age_s}
+        said["telemetry"].update(source="prometheus", prometheus=prometheus)
+        path.write_text(yaml.safe_dump(said))
+    with pytest.raises(BadInput, match=r"start-2 was recorded with another telemetry.prometheus.max_age_s"):
         measure(out, Console(quiet=True))
 
 

@@ -79,3 +79,13 @@ def test_no_deadline_lies_before_its_beginning(name):
 def test_of_no_sample_nothing_could_be_told(samples):
     with pytest.raises(BadInput, match=r"hypothesis.samples is .*; allowed are whole numbers from 1"):
         Hypothesis(PROMISES.clauses, samples=samples)
+
+
+def test_two_promises_about_one_series_are_one_too_many():
+    """Each would be tested on windows of its own, and a series has one test: of the first nobody would ever hear."""
+    holds = replace(TRAINS, must="hold", within_s=None)
+    owes = replace(TRAINS, must="alert", mechanism=Mechanism.SILENT)
+    with pytest.raises(BadInput, match=r"has 2 clauses on trainer/steps_per_s; allowed is one") as refused:
+        Hypothesis((TRAINS, *PROMISES.clauses, holds))
+    assert "\n" not in str(refused.value)
+    assert Hypothesis((TRAINS, *PROMISES.clauses, owes)).clauses[-1] == owes

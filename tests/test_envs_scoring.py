@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,10 +233,43 @@ def test_a_bystander_that_suffers_is_spread():
     assert calibrated().score(recorded(both), TOPOLOGY).evidence.spread > 0.5
 
 
-def test_quarantined_series_are_out_of_the_game():
-    record = recorded(down_for(6.0))
-    record = Record(record.fault, True, record.snapshots, record.phases, frozenset({"client"}))
+def test_what_nobody_could_see_of_a_fault_is_invalid_and_never_resilient():
+    """The client needs what was hit; with its series out of the game, an outage of six seconds goes unseen."""
+    record = replace(recorded(down_for(6.0)), without=frozenset({"client"}))
+    score = calibrated().score(record, TOPOLOGY)
+    assert score.evidence.verdict is Verdict.INVALID
+    assert "nobody looked at client/error_share" in score.reason
+    assert score.evidence.e_value == 1.0, "nothing against a weakness either"
+    kept = replace(recorded(nothing), without=frozenset({"client"}))
+    assert calibrated().score(kept, TOPOLOGY).evidence.verdict is Verdict.INVALID
+
+
+def test_what_is_broken_where_somebody_still_looks_is_a_weakness():
+    def both(at_s, values):
+        down_for(6.0)(at_s, values)
+        if at_s > 110.0:
+            values["trainer/step"] = 20.0 * (at_s - 110.0)
+
+    score = calibrated().score(replace(recorded(both), without=frozenset({"client"})), TOPOLOGY)
+    assert (score.evidence.verdict, score.broken[0].mechanism) == (Verdict.WEAKNESS, Mechanism.LOST_PROGRESS)
+
+
+def test_quarantined_series_of_which_the_target_is_no_part_are_out_of_the_game():
+    def stopped(at_s, values):
+        values["trainer/steps_per_s"] = values["trainer/step"] = 0.0
+
+    record = replace(recorded(stopped), without=frozenset({"trainer"}))
     assert calibrated().score(record, TOPOLOGY).evidence.verdict is Verdict.RESILIENT
+
+
+def test_an_alarm_that_the_target_alone_owes_is_not_taken_for_one_that_came():
+    owes = Clause("web/up", Mechanism.SILENT, must="alert", at_least=1.0, within_s=6.0)
+    scorer = calibrated()
+    trains = Scorer(scorer.calibration, Hypothesis((*HYPOTHESIS.clauses[2:], owes)))
+    assert trains.score(recorded(nothing), TOPOLOGY).evidence.verdict is not Verdict.RESILIENT, "web/up was unknown"
+    for without, unseen in ((frozenset({"web", "client"}), True), (frozenset({"client"}), False)):
+        score = trains.score(replace(recorded(nothing), without=without), TOPOLOGY)
+        assert ("nobody looked at web/up" in score.reason) is unseen
 
 
 # ---- level and power ------------------------------------------------------------------------------------------------
@@ -299,6 +333,27 @@ def test_who_else_was_hit_and_who_was_not_is_told():
     score = Scorer(calibration, HYPOTHESIS).score(recorded(slow), topology)
     assert {name for name, _ in score.moved} == {"client/error_share", "gate/request_ms"}
     assert score.evidence.spread == 0.0, "who needs the target is no bystander"
+    assert score.tested == ("client", "gate", "trainer", "web")
+
+
+def test_of_what_nobody_looked_at_it_is_not_said_that_it_was_spared():
+    """A bystander's platform series are not tested, and what was unknown all the time could not be."""
+    topology = Topology([*TOPOLOGY.components, Component("stream", "stream", 1)], {**TOPOLOGY.observers, "probe": ()})
+    series = (*SERIES, "stream/ready", "probe/error_share")
+    random = np.random.default_rng(0)
+    calibration = Calibration(series, SHAPE)
+    always = {"stream/ready": 1.0, "probe/error_share": 0.0}
+    snapshots = [Snapshot(0.5 * i, healthy(random, 0.5 * i) | always) for i in range(1, 540)]
+    calibration.add(window_medians(snapshots, series, 0.0, SHAPE))
+    scorer = Scorer(calibration, HYPOTHESIS)
+
+    def dark(at_s, values):
+        down_for(6.0)(at_s, values)
+        values["stream/ready"] = 1.0
+
+    assert scorer.score(recorded(dark), topology).tested == ("client", "trainer", "web")
+    seen = scorer.score(recorded(lambda at_s, values: values.update(always)), topology)
+    assert seen.tested == ("client", "probe", "trainer", "web")
 
 
 def test_a_constant_series_does_not_make_the_slightest_change_significant():

@@ -94,6 +94,7 @@ def outcome_of(data: Mapping[str, Any]) -> Outcome:
             alone["reason"],
             data["recovery_s"],
             tuple((series, move) for series, move in data["moved"]),
+            tuple(data.get("tested", ())),  # what was written before does not say
         ),
         injection_id=data["injection_id"],
         repaired=tuple(data["repaired"]),

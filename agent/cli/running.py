@@ -76,7 +76,13 @@ def replay(
     settings = load(config)
     weakness = from_ledger(settings, lambda ledger: ledger.get(identifier))
     minutes = max(settings.campaign.budget_min, _REPEAT_MIN * times)
-    settings = load(config, {"campaign.experiments": times, "campaign.budget_min": minutes})
+    overrides = {
+        "campaign.experiments": times,
+        "campaign.budget_min": minutes,
+        "campaign.policy": f"replay {identifier}",
+        "campaign.seed": weakness["seed"],  # draws the cluster, where it is a simulated one
+    }
+    settings = load(config, overrides)
     from ..learning.replay import ReplayPolicy
     from ..run import Run
 
@@ -120,17 +126,25 @@ def _finish(campaign: Run, fail_on: FailOn) -> None:
 
 
 def _replayed(campaign: Run, weakness: dict[str, Any], times: int, fail_on: FailOn) -> None:
-    """Says what repeats have shown; no weakness in them is good news only if all of them could be judged."""
+    """Says what repeats have shown; no weakness in them is good news only if all of them could be judged.
+
+    One that breaks promises in other ways shows another weakness: that counts once repeats have confirmed it.
+    """
     from envs.scoring import Verdict
 
-    verdicts = campaign.execute().verdicts
-    shown, borne = verdicts.count(Verdict.WEAKNESS), verdicts.count(Verdict.RESILIENT)
-    typer.echo(f"\n{weakness['id']} was shown again by {shown} of {times} repeats, and not by {borne}")
+    result = campaign.execute()
+    judged = zip(result.verdicts, result.broken, strict=True)
+    weak = [broken for verdict, broken in judged if verdict is Verdict.WEAKNESS]
+    shown = sum(weakness["mechanism"] in broken for broken in weak)
+    other, borne = len(weak) - shown, result.verdicts.count(Verdict.RESILIENT)
+    beside = f", of which {other} broke another promise" if other else ""
+    typer.echo(f"\n{weakness['id']} was shown again by {shown} of {times} repeats, and not by {borne + other}{beside}")
     typer.echo(f"report: {campaign.folder.path / 'report.html'}")
-    _end(campaign, [weakness["severity"]] if shown else [], fail_on)
-    if not shown and borne < times:
-        reason = campaign.result.ended_by if len(verdicts) < times else "the others could not be judged"
-        raise BackburnError(f"only {borne} of {times} repeats say anything: {reason}")
+    others = [found.severity for found in result.weaknesses if found.id != weakness["id"]]
+    _end(campaign, [weakness["severity"], *others] if shown else others, fail_on)
+    if not shown and borne + other < times:
+        reason = result.ended_by if len(result.verdicts) < times else "the others could not be judged"
+        raise BackburnError(f"only {borne + other} of {times} repeats say anything: {reason}")
 
 
 def _end(campaign: Run, severities: Sequence[str], fail_on: FailOn) -> None:

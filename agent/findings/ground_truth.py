@@ -170,32 +170,44 @@ def described(truth: Mapping[str, list[str]]) -> str:
     )
 
 
-def compare(switches: Mapping[str, str], weaknesses: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+def compare(
+    switches: Mapping[str, str], weaknesses: Iterable[Mapping[str, Any]], known: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, list[str]]:
     """Compares findings with what was planted. One finding counts for at most one switch.
 
     Args:
         switches: every switch and whether it is `weak` or `hardened`.
         weaknesses: the confirmed findings of one run on that cluster, as JSON.
+        known: what earlier runs have confirmed and this one does not claim anew, as JSON. It was claimed then, maybe
+            with other switches: here it is neither a hit nor a false alarm, and what it tells of was not missed.
 
     Returns:
-        `planted`, `found` and `missed` (switches), `false_alarms` and `unplanted` (fingerprints).
+        `planted`, `found`, `known` (by earlier runs alone) and `missed` (switches), `false_alarms` and `unplanted`
+        (fingerprints).
     """
     planted = [name for name in SWITCHES if switches.get(name) == "weak"]
     found: list[str] = []
     false_alarms: list[str] = []
     unplanted: list[str] = []
     for weakness in weaknesses:
-        switch = next((name for name in planted if any(sign.fits(weakness) for sign in SWITCHES[name])), None)
+        switch = _switch_of(weakness, planted)
         if switch is not None:
             found.append(switch)
         elif any(sign.fits(weakness) for sign in UNPLANTED.values()):
             unplanted.append(str(weakness["fingerprint"]))
         else:
             false_alarms.append(str(weakness["fingerprint"]))
+    before = {_switch_of(weakness, planted) for weakness in known} - set(found)
     return {
         "planted": planted,
         "found": [name for name in planted if name in found],
-        "missed": [name for name in planted if name not in found],
+        "known": [name for name in planted if name in before],
+        "missed": [name for name in planted if name not in before.union(found)],
         "false_alarms": false_alarms,
         "unplanted": unplanted,
     }
+
+
+def _switch_of(weakness: Mapping[str, Any], planted: Iterable[str]) -> str | None:
+    """Returns the switch that a weakness, as JSON, counts for; None if for none that is planted."""
+    return next((name for name in planted if any(sign.fits(weakness) for sign in SWITCHES[name])), None)

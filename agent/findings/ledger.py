@@ -84,10 +84,25 @@ class Ledger:
         with self._engine.begin() as connection:
             row = connection.execute(sql.select(_WEAKNESSES).where(_WEAKNESSES.c.id == weakness.id)).one()
             known = json.loads(row.document)
-            known["reproducer"] = _milder(known["reproducer"], weakness.reproducer)
+            known |= _mildest(known, weakness)
             update = _WEAKNESSES.update().where(_WEAKNESSES.c.id == weakness.id)
             connection.execute(update.values(document=json.dumps(known)))
         return dict(known["reproducer"])
+
+    def shown_again(self, identifier: str, seen_at: str) -> None:
+        """Takes in that one more run has shown a known weakness.
+
+        Args:
+            identifier: of the weakness; of one that is not there, nothing is kept.
+            seen_at: UTC, ISO 8601.
+        """
+        with self._engine.begin() as connection:
+            row = connection.execute(sql.select(_WEAKNESSES).where(_WEAKNESSES.c.id == identifier)).first()
+            if row is None:
+                return
+            document = json.dumps(json.loads(row.document) | {"last_seen": seen_at})
+            update = _WEAKNESSES.update().where(_WEAKNESSES.c.id == identifier)
+            connection.execute(update.values(last_seen=seen_at, runs=row.runs + 1, document=document))
 
     def all(self) -> list[dict[str, Any]]:
         """Returns every weakness as JSON, newest first, with the number of runs that saw it."""
@@ -113,10 +128,12 @@ class Ledger:
 
 
 def _merged(weakness: Weakness, row: sql.Row[Any]) -> Weakness:
-    reproducer = _milder(json.loads(row.document)["reproducer"], weakness.reproducer)
-    data = weakness.to_json() | {"first_seen": row.first_seen, "state": row.state, "reproducer": reproducer}
-    return Weakness(**data)
+    kept = {"first_seen": row.first_seen, "state": row.state} | _mildest(json.loads(row.document), weakness)
+    return Weakness(**weakness.to_json() | kept)
 
 
-def _milder(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    return known if known["intensity"] < new["intensity"] else new
+def _mildest(known: dict[str, Any], new: Weakness) -> dict[str, Any]:
+    """Returns how the mildest form is reproduced, with the seed: a simulated cluster of another one is another."""
+    if known["reproducer"]["intensity"] < new.reproducer["intensity"]:
+        return {"reproducer": known["reproducer"], "seed": known["seed"]}
+    return {"reproducer": new.reproducer, "seed": new.seed}

@@ -117,6 +117,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         else {"evidence": evidence_json(outcome.alone.evidence), "reason": outcome.alone.reason},
         "broken": [asdict(broken) | {"mechanism": str(broken.mechanism)} for broken in outcome.score.broken],
         "moved": [list(entry) for entry in outcome.score.moved],
+        "tested": list(outcome.score.tested),
         "recovery_s": outcome.score.recovery_s,
         "refusal": None if outcome.refusal is None else str(outcome.refusal),
         "aborted_by": outcome.aborted_by,
@@ -156,7 +157,11 @@ def tallied(experiments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "spent_min": sum(experiment["evidence"]["cost_min"] for experiment in experiments),
         "confirmed_min": [],
         "decision_s": [],
-        "shams": {"run": len(shams), "alarms": sum(sham["verdict"] == "weakness" for sham in shams)},
+        "shams": {
+            "run": len(shams),
+            "alarms": sum(sham["verdict"] == "weakness" for sham in shams),
+            "unjudged": sum(sham["verdict"] == "invalid" for sham in shams),
+        },
     }
 
 

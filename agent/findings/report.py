@@ -133,15 +133,20 @@ def _view(data: Mapping[str, Any]) -> dict[str, Any]:
     names = [component["name"] for component in topology["components"]]
     everyone = [*names, *topology["observers"]]
     outcomes = [outcome for outcome in data["outcomes"] if outcome["refusal"] is None]
+    shams = [outcome for outcome in outcomes if outcome["fault"] is None]
+    roles = {component["name"]: component.get("role", "") for component in topology["components"]}
+    earlier = data["run"].get("known", [])
     gaps = {weakness["id"]: _gap_of(weakness) for weakness in data["weaknesses"]}
     weaknesses = sorted(data["weaknesses"], key=lambda w: (_SEVERITY_ORDER[w["severity"]], gaps[w["id"]]))
     return {
         **data,
         "weaknesses": [_shown(weakness, outcomes, everyone, data["settings"], gaps) for weakness in weaknesses],
         "gaps": len(set(gaps.values())),
-        "unconfirmed": _unconfirmed(outcomes, weaknesses),
+        "known": [{**each, "again": _shown_again(each, outcomes, roles)} for each in earlier],
+        "unconfirmed": _unconfirmed(_without_known(outcomes, earlier, roles), weaknesses),
         "held": [outcome for outcome in outcomes if outcome["fault"] and outcome["verdict"] == "resilient"],
-        "shams": [outcome for outcome in outcomes if outcome["fault"] is None],
+        "shams": shams,
+        "unjudged": sum(outcome["verdict"] == "invalid" for outcome in shams),
         "refused": [outcome for outcome in data["outcomes"] if outcome["refusal"] is not None],
         "coverage": _coverage(outcomes, topology["components"]),
         "components": names,
@@ -168,11 +173,12 @@ def _shown(
     settings: Mapping[str, Any],
     gaps: Mapping[str, Gap],
 ) -> dict[str, Any]:
-    """Returns a weakness with its picture, with what is missing, and with who was not hit."""
+    """Returns a weakness with its picture, with what is missing, and with who was looked at and not hit."""
     own = gaps[weakness["id"]]
     series = weakness["evidence"]["series"]
     replicates = [outcome for outcome in outcomes if _is_cell_of(outcome, weakness)]
     hit = {entry["component"] for entry in weakness["affected"]}
+    tested = weakness.get("tested")  # older records do not say
     picture = timeline(replicates, series, _bound(series, settings), weakness["title"])
     requests = weakness.get("requests")
     drawn = waterfall(requests, f"Two requests: {weakness['title']}")
@@ -183,10 +189,19 @@ def _shown(
         "requests_text": as_text(requests),
         "missing": str(own),
         "same_gap": [other for other, gap in gaps.items() if gap == own and other != weakness["id"]],
-        "not_hit": [name for name in everyone if name not in hit],
+        "not_hit": [name for name in everyone if name in tested and name not in hit] if tested else None,
+        "recovered": _recovered(weakness),
         "replicates": replicates,
         "chosen": next((one["because"]["said"] for one in replicates if one.get("because")), None),
     }
+
+
+def _recovered(weakness: Mapping[str, Any]) -> str:
+    """Says when all promises were kept again; that nobody saw it is not the same as that it was too late."""
+    if weakness["recovery_s"] is not None:
+        return f"{_number(weakness['recovery_s'])} s after the injection"
+    late = weakness.get("not_recovered") or weakness["mechanism"] == Mechanism.NOT_RECOVERED
+    return "not within its deadline" if late else "not seen"
 
 
 def _bound(series: str, settings: Mapping[str, Any]) -> float | None:
@@ -197,18 +212,44 @@ def _bound(series: str, settings: Mapping[str, Any]) -> float | None:
     return bound
 
 
+def _fingerprints(outcome: Mapping[str, Any], roles: Mapping[str, str]) -> list[str]:
+    """Returns the weaknesses that an experiment's broken promises speak for, the most telling first."""
+    if outcome["fault"] is None:
+        return []
+    kind, role = outcome["fault"]["kind"], roles.get(outcome["fault"]["target"]["name"], "")
+    return [f"{kind}|{role}|{broken['mechanism']}" for broken in outcome["broken"]]
+
+
+def _shown_again(known: Mapping[str, Any], outcomes: Sequence[Mapping[str, Any]], roles: Mapping[str, str]) -> int:
+    """Returns how many experiments have shown a weakness that earlier campaigns had confirmed."""
+    weak = [outcome for outcome in outcomes if outcome["verdict"] == "weakness"]
+    return sum(known["fingerprint"] in _fingerprints(outcome, roles) for outcome in weak)
+
+
+def _without_known(
+    outcomes: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]], roles: Mapping[str, str]
+) -> list[Mapping[str, Any]]:
+    """Returns the experiments but for those that speak most of all for what earlier campaigns had confirmed."""
+    names = {weakness["fingerprint"] for weakness in known}
+    return [o for o in outcomes if o["verdict"] == "tool_error" or names.isdisjoint(_fingerprints(o, roles)[:1])]
+
+
 def _unconfirmed(
     outcomes: Sequence[Mapping[str, Any]], weaknesses: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Returns experiments that showed or hinted at a weakness that was not confirmed, the last of each cell."""
-    confirmed = {(weakness["fault"]["kind"], weakness["fault"]["target"]) for weakness in weaknesses}
-    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    """Returns experiments that showed or hinted at a weakness that was not confirmed, or in which the tool failed.
+
+    Of those with one kind of fault on one component that broke promises in the same way, the last one.
+    """
+    confirmed = {(w["fault"]["kind"], w["fault"]["target"], w["mechanism"]) for w in weaknesses}
+    last: dict[tuple[object, ...], Mapping[str, Any]] = {}
     for outcome in outcomes:
         if outcome["fault"] is None or outcome["verdict"] not in {"weakness", "inconclusive", "tool_error"}:
             continue
-        cell = (outcome["fault"]["kind"], outcome["fault"]["target"]["name"])
-        if cell not in confirmed:
-            last[cell] = outcome
+        shown = (outcome["fault"]["kind"], outcome["fault"]["target"]["name"], outcome["mechanism"])
+        is_failure = outcome["verdict"] == "tool_error"
+        if is_failure or shown not in confirmed:
+            last[(*shown, is_failure)] = outcome
     return list(last.values())
 
 

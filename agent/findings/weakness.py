@@ -73,7 +73,12 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Weakness:
-    """One confirmed weakness, as it stands in `weaknesses.json`."""
+    """One confirmed weakness, as it stands in `weaknesses.json`.
+
+    `tested` are the components of which some series was tested: of the others nobody knows whether they moved.
+    `not_recovered` says whether a promise was seen broken after its deadline to be kept again; without a `recovery_s`
+    and without that, nobody saw how it went on. Both are None in records that were written before they were kept.
+    """
 
     id: str
     fingerprint: str
@@ -94,6 +99,8 @@ class Weakness:
     last_seen: str
     seed: int
     requests: dict[str, Any] | None = None
+    tested: list[str] | None = None
+    not_recovered: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the weakness as a JSON object."""
@@ -171,6 +178,8 @@ def weakness_of(
         last_seen=seen_at,
         seed=seed,
         requests=requests_json(max(shown, key=_shows_requests)),
+        tested=list(clearest.score.tested),
+        not_recovered=any(one.mechanism is Mechanism.NOT_RECOVERED for one in clearest.score.broken),
     )
 
 
@@ -230,5 +239,8 @@ def evidence_of(data: Mapping[str, Any]) -> Evidence:
         KeyError, TypeError, ValueError: nobody wrote that.
     """
     known: dict[str, Any] = {name: _UNKNOWN[name] if value is None else value for name, value in data.items()}
+    strange = [name for name, value in known.items() if name != "verdict" and not isinstance(value, int | float | None)]
+    if strange:
+        raise TypeError(f"{strange[0]} is {known[strange[0]]!r}; allowed are numbers")
     known["verdict"] = Verdict(data["verdict"])
     return Evidence(**known)

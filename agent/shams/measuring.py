@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from .power import SHIFTS, shares
 from .recording import RECORDING, starts_in
 
 SCHEMA_VERSION = 1
+
+_OF_ONE_START = frozenset({"seed", "gateway_port", "startup_deadline_s"})
+"""Settings of the platform that may be others at every start."""
 
 
 def measure(folder: Path, console: Console) -> None:
@@ -74,18 +78,28 @@ def _require_one_way(folder: Path, ways: Mapping[int, Settings]) -> None:
         BadInput: they were not measured in the same way, or promised something else.
     """
     first = min(ways)
-    told: dict[str, Callable[[Settings], object]] = {
-        "scoring": lambda settings: settings.scoring,
-        "telemetry.period_s": lambda settings: settings.telemetry.period_s,
-        "hypothesis": lambda settings: settings.hypothesis,
-    }
-    for name, of in told.items():
-        for number, way in ways.items():
-            if of(way) != of(ways[first]):
-                raise BadInput(
-                    f"{folder}: start-{number} was recorded with another {name} than start-{first}; "
-                    "allowed is the same for all starts in one folder"
-                )
+    for number, way in ways.items():
+        wanted, had = _way(ways[first]), _way(way)
+        different = next((name for name in wanted if had[name] != wanted[name]), None)
+        if different is not None:
+            raise BadInput(
+                f"{folder}: start-{number} was recorded with another {different} than start-{first}; "
+                "allowed is the same for all starts in one folder"
+            )
+
+
+def _way(settings: Settings) -> dict[str, object]:
+    """Returns all settings that say what is measured of which cluster, and how it is judged, by their names.
+
+    Left out is what may be another at every start: seeds, addresses, and how long to wait for the cluster to be up.
+    """
+    told: dict[str, object] = {"scoring": settings.scoring, "hypothesis": settings.hypothesis}
+    telemetry = settings.telemetry.model_dump(exclude={"prometheus"})
+    if settings.telemetry.source == "prometheus":
+        telemetry |= {f"prometheus.{name}": value for name, value in settings.telemetry.prometheus if name != "url"}
+    cluster = {"kind": settings.cluster.kind} | asdict(settings.cluster.staging())
+    told |= {f"telemetry.{name}": value for name, value in telemetry.items()}
+    return told | {f"cluster.{name}": value for name, value in cluster.items() if name not in _OF_ONE_START}
 
 
 def _power_lines(power: Mapping[str, tuple[float, ...]]) -> list[str]:

@@ -69,6 +69,8 @@ class Score:
         reason: the verdict in one sentence.
         recovery_s: seconds from the injection until all promises were kept for good; None if they never were.
         moved: series that moved significantly, with the size of the move in tolerances, largest first.
+        tested: components and observers of which some series was tested; of the others nobody can tell whether they
+            moved.
     """
 
     evidence: Evidence
@@ -76,6 +78,7 @@ class Score:
     reason: str
     recovery_s: float | None
     moved: tuple[tuple[str, float], ...]
+    tested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

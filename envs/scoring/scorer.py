@@ -58,7 +58,7 @@ class Scorer:
         broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without, record.fault))
         promised, inside, exposed, outside = self.families(record, topology)
         decisive = inside if _is_silence_alone(broken) else promised
-        verdict, reason = self._verdict(record, broken, decisive)
+        verdict, reason = self._verdict(record, topology, broken, decisive)
         silent = _silent(record, broken)
         spread = max(map(_squashed, outside.moved(self._alpha).values()), default=0.0)
         recovery_ratio = self._recovery_ratio(record, broken)
@@ -78,12 +78,10 @@ class Scorer:
             silent=silent,
             cost_min=record.cost_min,
         )
-        moved = {
-            name: move
-            for family in (inside, exposed, outside, promised)
-            for name, move in family.moved(self._alpha).items()
-        }
-        return Score(evidence, broken, reason, _recovery_s(record.phases), _largest_first(moved))
+        families = (inside, exposed, outside, promised)
+        moved = {name: move for family in families for name, move in family.moved(self._alpha).items()}
+        tested = tuple(sorted({component_of(name) for family in families for name in family.z}))
+        return Score(evidence, broken, reason, _recovery_s(record.phases), _largest_first(moved), tested)
 
     def families(self, record: Record, topology: Topology) -> Families:
         """Tests what was promised, what belongs to the target, what needs it, and what has no reason to notice."""
@@ -153,7 +151,9 @@ class Scorer:
 
     # ---- what it amounts to ---------------------------------------------------------------------------------------
 
-    def _verdict(self, record: Record, broken: Sequence[Broken], decisive: Family) -> tuple[Verdict, str]:
+    def _verdict(
+        self, record: Record, topology: Topology, broken: Sequence[Broken], decisive: Family
+    ) -> tuple[Verdict, str]:
         p = decisive.p
         if not record.took:
             symptom = "" if record.fault is None else f": {kind_of(record.fault.kind).symptom}"
@@ -166,6 +166,9 @@ class Scorer:
             if math.isnan(p) or not (_is_silence_alone(broken) or any(one.series in decisive.z for one in broken)):
                 return Verdict.INCONCLUSIVE, f"{first}, but too little of that was known to compare it with before"
             return Verdict.INCONCLUSIVE, f"{first}, but p = {p:.3f} does not tell it from this cluster's own noise"
+        unseen = self._unseen(record, topology)
+        if unseen is not None:
+            return Verdict.INVALID, f"nobody looked at {unseen}: its component, or what that needs, is quarantined"
         unknown = self._unknown(record)
         if unknown is not None:
             return Verdict.INVALID, f"{unknown} was unknown for more than {_MOST_UNKNOWN:.0%} of the time"
@@ -176,6 +179,17 @@ class Scorer:
         if math.isnan(p):
             return Verdict.INVALID, "no promised series could be compared with the fault-free past"
         return Verdict.RESILIENT, "every promise was kept"
+
+    def _unseen(self, record: Record, topology: Topology) -> str | None:
+        """Returns a promise's series that the fault could be expected to move, and that was out of the game.
+
+        What is out of the game elsewhere takes nothing away: the fault had no reason to be felt there.
+        """
+        if record.fault is None:
+            return None
+        target = record.fault.target.name
+        concerned = self._hypothesis.concerning(target, topology.dependents_of(target))
+        return next((c.series for c in concerned if component_of(c.series) in record.without), None)
 
     def _unknown(self, record: Record) -> str | None:
         """Returns a promised series that was unknown too often to speak of a kept promise."""

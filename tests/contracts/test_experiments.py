@@ -386,6 +386,37 @@ def test_without_a_repair_it_is_quarantined_and_the_rest_goes_on(settings, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("quarantined", "hopeless"),
+    [
+        # Whatever comes of a fault of any of these is felt by its users, who are out of the game with it.
+        ("stream", {"stream", "feature-pipeline", "feature-store", "model-server", "gateway"}),
+        ("gateway", {"gateway"}),
+        ("trainer", {"trainer"}),
+    ],
+)
+def test_nothing_is_spent_on_a_fault_of_which_nobody_would_see_anything(settings, tmp_path, quarantined, hopeless):
+    world = simulation(settings, tmp_path, units=None)
+    env = ChaosEnv(world, budget_min=10.0)
+    assert env.telling().all()
+    world.experimenter.supervisor.quarantine(quarantined, "a test")
+    telling = env.telling()
+    for action in range(env.code.stop):
+        asked = env.code.decode(action)
+        assert telling[action] == (asked.target.name not in hopeless), str(asked)
+    assert telling[env.code.stop]
+    world.close()
+
+
+def test_what_would_harm_users_whom_nobody_looks_at_any_more_is_not_borne(settings, tmp_path):
+    world = simulation(settings, tmp_path, hidden=Hidden(SINGLE))
+    world.experimenter.supervisor.quarantine("stream", "a test")
+    outcome = world.experimenter.run(fault("pod.kill", "model-server"))
+    assert outcome.verdict is Verdict.INVALID
+    assert "quarantined" in outcome.score.reason
+    world.close()
+
+
+@pytest.mark.parametrize(
     ("kind", "component"),
     [
         ("pod.pause", "model-server"),
