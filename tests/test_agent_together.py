@@ -110,7 +110,7 @@ def training(folder: Path, *options: str) -> Iterator[Training]:
 @pytest.mark.timeout(300)
 def test_who_is_lost_comes_back_and_the_curve_goes_on_where_it_was(tmp_path):
     """On two nodes a worker is killed; then the driver, and it goes on on one."""
-    folder = tmp_path / "training"
+    folder, before = tmp_path / "training", set(Path("/tmp").glob("bb-*"))
     with training(folder, "--nodes", "2") as it:
         worker = int(it.until(r"RayTrainWorker pid=(\d+).* step 32/96").group(1))
         os.kill(worker, signal.SIGKILL)
@@ -128,6 +128,7 @@ def test_who_is_lost_comes_back_and_the_curve_goes_on_where_it_was(tmp_path):
     begun = {0, after * PRACTICE.batch, again * PRACTICE.batch}
     assert {path.parent.name for path in folder.glob("log-*/progress.csv")} == {f"log-{steps}" for steps in begun}
     assert [path.name for path in folder.glob("ray-folder")] == []
+    assert set(Path("/tmp").glob("bb-*")) <= before
     assert [process for process in psutil.process_iter() if str(folder) in " ".join(_command(process))] == []
 
 

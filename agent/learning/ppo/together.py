@@ -6,6 +6,7 @@ to which each had brought its part. So does a training that was cut off as a who
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -184,7 +185,8 @@ def _work(settings: dict[str, Any]) -> None:
     teacher.load_state_dict(weights)
     pool = pool_of(group.generator, group.clusters, seed=settings["practice"].seed)
     aside = pool_of(group.generator, group.aside, seed=group.aside_seed)
-    with tempfile.TemporaryDirectory(prefix="bb-") as scratch:
+    # Among the files of a Ray of ours, where it ends with them: who is killed removes nothing.
+    with tempfile.TemporaryDirectory(prefix="bb-", dir=os.environ.get("RAY_TMPDIR")) as scratch:
         keeper = RayKeeper(Path(settings["folder"]), Path(scratch))
 
         def say(text: str) -> None:
