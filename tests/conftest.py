@@ -117,3 +117,12 @@ def config_file(folder: Path, base: str = "simulated.yaml", **sections: object) 
     path = folder / "settings.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Two ends of a pipe, as between an agent and what must not outlive it."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)

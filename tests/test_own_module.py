@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,14 +32,6 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (theirs / folder / "__init__.py").touch()
     monkeypatch.chdir(theirs)
     return told
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        os.close(end)
 
 
 @pytest.fixture
