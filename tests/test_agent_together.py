@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -120,16 +120,26 @@ def test_who_is_lost_comes_back_and_the_curve_goes_on_where_it_was(tmp_path):
         it.process.kill()
         it.process.wait()
     with training(folder) as it:
+        it.until("Started a local Ray")
+        assert set(_policies(it.process.pid)) == {os.SCHED_BATCH}  # its idle helpers interrupt nobody who computes
         again = int(it.until(r"goes on after (\d+) of 96 steps").group(1))
         assert again >= after
         it.until(r"step 96/96")
         it.until("^done")
         assert it.process.wait(60.0) == 0
+        assert "Reporting" not in "".join(it.said)  # Ray's own word at every checkpoint
     begun = {0, after * PRACTICE.batch, again * PRACTICE.batch}
     assert {path.parent.name for path in folder.glob("log-*/progress.csv")} == {f"log-{steps}" for steps in begun}
     assert [path.name for path in folder.glob("ray-folder")] == []
     assert set(Path("/tmp").glob("bb-*")) <= before
     assert [process for process in psutil.process_iter() if str(folder) in " ".join(_command(process))] == []
+
+
+def _policies(pid: int) -> Iterator[int]:
+    """Yields how everybody whom a process has started is scheduled."""
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(ProcessLookupError):
+            yield os.sched_getscheduler(process.pid)
 
 
 def _command(process: psutil.Process) -> list[str]:

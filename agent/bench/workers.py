@@ -2,8 +2,8 @@
 
     python -m agent.bench.workers [--steps N] [--rounds N]
 
-Trains by PPO over Ray Train on this host, one thread per worker: one alone; two that have nothing to do with each
-other, at the same time, which is what the machine itself takes; and two that learn together. How much memory gives
+Trains by PPO on this host, one thread per worker: one alone over Ray Train; two that learn together over Ray Train; and
+two that learn together without Ray, which is what the machine itself and the averaging take. How much memory gives
 changes by the minute where others share it, so all three are measured once in every round, and what is told are the
 medians. Prints and writes `workers.json` into the runs folder.
 """
@@ -13,30 +13,32 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
+import torch
+
+from envs.simulator.pool import pool_of
 from envs.simulator.structure import Generator
 
 from ..learning.policy_file import SHIPPED, read
 from ..learning.posterior import ArmNetwork
-from ..learning.ppo.practice import Practice
+from ..learning.ppo.practice import FolderKeeper, Practice, practised
 from ..learning.ppo.together import Group, practised_together
 from .beside import machine_and_command
 
-_COMPONENTS = 16
-_CLUSTERS = 256
+_GENERATOR = Generator((16, 16))
+_CLUSTERS, _ASIDE, _ASIDE_SEED = 256, 8, 1
+_ORIGIN = {"of": "a benchmark"}
 _AIM = 0.9
-_CASES = {"alone": (1,), "two strangers": (1, 1), "two together": (2,)}
-"""How many workers each group has that trains at the time."""
 
 
-def rate(workers: int, steps: int, folder: Path) -> float:
+def over_ray(workers: int, steps: int, folder: Path) -> float:
     """Returns experiments per second of the first of some workers, judging and checkpoints left out.
 
     Args:
@@ -44,26 +46,61 @@ def rate(workers: int, steps: int, folder: Path) -> float:
         steps: experiments on each cluster of each worker's batch.
         folder: a new one.
     """
-    practice = Practice(steps=steps, batch=256, critic_first=0, judged_every=steps)
-    teacher = read(SHIPPED["posterior"], ArmNetwork)
-    generator = Generator((_COMPONENTS, _COMPONENTS))
-    group = Group(workers, 1, "cpu", None, generator, clusters=_CLUSTERS, aside=8, aside_seed=1)
-    practised_together(group, practice, teacher, folder, {"of": "a benchmark"})
-    with (folder / "log-0" / "progress.csv").open(encoding="utf-8") as file:
-        return float([row["time/fps"] for row in csv.DictReader(file) if row["time/fps"]][-1])
+    group = Group(workers, 1, "cpu", None, _GENERATOR, clusters=_CLUSTERS, aside=_ASIDE, aside_seed=_ASIDE_SEED)
+    practised_together(group, _practice(steps), _teacher(), folder, _ORIGIN)
+    return _told(folder)
 
 
-def apart(workers: Sequence[int], steps: int, folder: Path) -> float:
-    """Returns the mean rate of some groups at the same time, each in a process of its own: Ray starts once in one.
+def without_ray(rank: int, workers: int, steps: int, folder: Path) -> None:
+    """Is one of some workers that average their gradients over gloo as those of Ray Train do; the first one logs.
 
     Args:
-        workers: of each group.
-        steps: see `rate`.
+        rank: which one.
+        workers: see `over_ray`.
+        steps: likewise.
+        folder: likewise, for all of them.
+    """
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
+    pools = (pool_of(_GENERATOR, _CLUSTERS, seed=0), pool_of(_GENERATOR, _ASIDE, seed=_ASIDE_SEED))
+    keeper = FolderKeeper(folder if rank == 0 else folder / str(rank))
+    keeper.rank = rank
+    practised(*pools, _practice(steps), _teacher(), keeper, _ORIGIN)
+
+
+def measured(steps: int, folder: Path) -> dict[str, float]:
+    """Returns the rate of each case, one after the other, in processes of their own: Ray starts once in one.
+
+    Args:
+        steps: see `over_ray`.
         folder: a new one.
     """
-    with ProcessPoolExecutor(len(workers), get_context("spawn")) as processes:
-        groups = [processes.submit(rate, each, steps, folder / str(number)) for number, each in enumerate(workers)]
-        return fmean(group.result() for group in groups)
+    rates = {}
+    for name, workers in (("alone", 1), ("together", 2)):
+        with ProcessPoolExecutor(1, get_context("spawn")) as processes:
+            rates[name] = processes.submit(over_ray, workers, steps, folder / name).result()
+    bare = folder / "together without Ray"
+    bare.mkdir(parents=True)
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        for each in [processes.submit(without_ray, rank, 2, steps, bare) for rank in range(2)]:
+            each.result()
+    return rates | {bare.name: _told(bare)}
+
+
+def _practice(steps: int) -> Practice:
+    return Practice(steps=steps, batch=256, critic_first=0, judged_every=steps)
+
+
+def _teacher() -> ArmNetwork:
+    return read(SHIPPED["posterior"], ArmNetwork)
+
+
+def _told(folder: Path) -> float:
+    """Returns the last rate that a training has logged."""
+    with (folder / "log-0" / "progress.csv").open(encoding="utf-8") as file:
+        return float([row["time/fps"] for row in csv.DictReader(file) if row["time/fps"]][-1])
 
 
 def main() -> None:
@@ -72,23 +109,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=384, help="experiments on each cluster of a batch")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
     chosen = parser.parse_args()
-    rounds = []
     with tempfile.TemporaryDirectory(prefix="bb-") as place:
-        for number in range(chosen.rounds):
-            folder = Path(place) / str(number)
-            folder.mkdir()
-            rounds.append({name: apart(groups, chosen.steps, folder / name) for name, groups in _CASES.items()})
+        rounds = [measured(chosen.steps, Path(place) / str(number)) for number in range(chosen.rounds)]
     print(machine_and_command())  # noqa: T201
-    for name in _CASES:
+    for name in rounds[0]:
         each = [rates[name] for rates in rounds]
-        print(  # noqa: T201
-            f"  {name:<14} {median(each):>8,.0f} experiments/s of each worker ({min(each):,.0f} to {max(each):,.0f})"
-        )
+        print(f"  {name:<20} {median(each):>8,.0f} experiments/s of each worker ({min(each):,.0f} to {max(each):,.0f})")  # noqa: T201
     facts: dict[str, Any] = {"experiments_per_s": rounds}
-    for than in ("alone", "two strangers"):
-        ratios = [rates["two together"] / rates[than] for rates in rounds]
-        facts[f"together to {than}"] = median(ratios)
-        print(f"  together to {than}: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")  # noqa: T201
+    for name in list(rounds[0])[1:]:
+        ratios = [rates[name] / rates["alone"] for rates in rounds]
+        facts[f"{name} to alone"] = median(ratios)
+        print(f"  {name} to alone: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")  # noqa: T201
     print(f"  aim: together to alone at least {_AIM:g}")  # noqa: T201
     path = Path("runs") / "workers.json"
     path.parent.mkdir(exist_ok=True)

@@ -15,21 +15,41 @@ import torch.distributed
 from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.backend import BackendConfig
 from ray.train.torch.config import TorchConfig, _TorchBackend
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 
 class OwnTrainer(TorchTrainer):
-    """Ray's trainer, less a helper that cannot do its work here.
+    """Ray's trainer of as many workers as were asked for, less helpers that have nothing to do here.
 
     Its cleaner of placement groups asks the dashboard whether the job still lives. Without a dashboard it never learns
     of a job's end, and every job would leave one more process behind; who has started the job removes stale groups.
+    Two more processes, of 120 MB each, would hand out datasets, of which there are none, and speak for the job where
+    several want a cluster to grow.
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        idle = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [callback for callback in callbacks if not isinstance(callback, idle)]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:  # noqa: ANN401 (theirs)
+        settings["scaling_policy"] = _Fixed(settings["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**settings)
+
+
+class _Fixed(FixedScalingPolicy):
+    """Ray's own, but for its word to the autoscaler; that sees the placement group that waits."""
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 @dataclass

@@ -6,6 +6,7 @@ to which each had brought its part. So does a training that was cut off as a who
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -180,6 +181,8 @@ def _work(settings: dict[str, Any]) -> None:
     """What every worker does."""
     group: Group = settings["group"]
     torch.set_num_threads(group.threads)
+    # Ray Train says something at every checkpoint, in the name of a file: its own log level does not reach that.
+    logging.getLogger().setLevel(logging.WARNING)
     hidden, weights = settings["teacher"]
     teacher = ArmNetwork(hidden)
     teacher.load_state_dict(weights)
