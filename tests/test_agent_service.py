@@ -234,6 +234,32 @@ def test_a_campaign_that_fails_is_tried_again_later_and_costs_a_rung(watched, mo
     assert seen.said("rung")[1] == "from one instance to all that the limits allow: 1 clean campaigns"
 
 
+@pytest.mark.parametrize(("is_dry", "harm_min"), [(False, 0.5), (True, 0.0)])
+def test_a_campaign_that_ends_in_the_middle_of_a_fault_is_charged_its_harm(
+    watched, journal, monkeypatch, is_dry, harm_min
+):
+    seen = watched(ladder={"begin": 0 if is_dry else 2, "promote_after": 1})
+
+    def interrupted(self):
+        now = ManualClock().now()
+        injection = Injection("bb-cut", Fault("pod.pause", Target("web"), 0.5, 10.0), {}, now, now.after(10.0), 1)
+        agent = Journal(seen.folder / "journal.db", ManualClock(), "agent")
+        agent.intend(injection)
+        agent.mark(injection, "clean")
+        agent.close()
+        (begins,) = [entry.by for entry in journal.entries() if entry.event == "campaign"]
+        for event, by, after_s in (("intended", begins.replace("service", "agent"), 0), ("clean", "watchdog 3", 30)):
+            at = (NOON + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
+            told = "UPDATE entries SET at = ?, by = ? WHERE event = ? AND injection = 'bb-cut'"
+            journal._db.execute(told, (at, by, event))
+        raise Unsafe("cut off")
+
+    monkeypatch.setattr("agent.run.Run.execute", interrupted)
+    monkeypatch.setattr(seen.service, "_pause", lambda seconds: None)
+    seen.service.run()
+    assert seen.store.spent("2026-11-27") == Spent(0.0, harm_min)
+
+
 def test_records_that_cannot_be_written_are_waited_for(watched, monkeypatch):
     seen = watched()
     leaked, full = seen.journal.leaked, [sqlite3.OperationalError("database or disk is full")] * 3

@@ -296,6 +296,9 @@ class Service:
             return self._failed(run, folder, rung, account, error)
         except _PASSING as error:
             return self._failed(run, folder, rung, account, BackburnError(f"{type(error).__name__}: {error}"))
+        finally:
+            if not dry_run:
+                self._unwritten.append(lambda: self._charge_harm(folder))
         ends = f"{folder.name} ends: {result.ended_by}; {len(result.weaknesses)} confirmed"
         self._unwritten += [
             lambda: account.settle(result.spent_min),
@@ -409,6 +412,14 @@ class Service:
         if self._store.charge(folder.name, costs, then, now) and then is not None:
             self._journal.note("campaign", f"{folder.name} was {killed.WHY}: {faults[-1].fault}")
             self._tell_rung(rung, then, killed.WHY)
+
+    def _charge_harm(self, folder: Path) -> None:
+        """Charges the harm of a fault in whose middle a campaign has ended, as if it all had been; never too little."""
+        now = self._now()
+        faults = killed.unjudged(self._journal, folder, now)
+        costs = [(day_of(self._service.schedule, each.at), Spent(0.0, each.minutes)) for each in faults]
+        if costs:
+            self._store.charge(folder.name, costs, None, now)
 
     def _make_room(self) -> None:
         """Lets old runs go while there is too little room to begin; now and then, for it reads them all."""
