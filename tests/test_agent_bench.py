@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from actuators.catalogue import kind_of
+from agent.bench import workers
 from agent.bench.__main__ import Memory, measured
 from agent.bench.drilled import Ban, answered, timeline
 from agent.bench.halts import calm, figures, halted, undone_faults
@@ -131,3 +133,20 @@ def test_settings_of_rivals_are_tried_on_the_same_clusters_the_shipped_ones_firs
     assert trials[0].area >= trials[1].area
     assert told[0].area == tuned(1, 4)[0].area, "the same luck again"
     assert lines_of(trials)[0].startswith("thompson ")
+
+
+def test_a_second_worker_is_compared_within_each_round(tmp_path, monkeypatch, capsys):
+    """On a host that is slow in one round and fast in the next, all that is measured is."""
+    slow = {"alone": 1000.0, "together": 800.0, "together without Ray": 900.0}
+    fast = {name: 3.0 * rate for name, rate in slow.items()} | {"together": 2700.0}
+    rounds = [slow, fast, slow]
+    monkeypatch.setattr(workers, "measured", lambda steps, folder: rounds.pop())
+    monkeypatch.setattr("sys.argv", ["workers", "--rounds", "3"])
+    monkeypatch.chdir(tmp_path)
+    workers.main()
+    said = capsys.readouterr().out
+    assert "together to alone: 0.80 (0.80 to 0.90)" in said
+    assert "together without Ray to alone: 0.90 (0.90 to 0.90)" in said
+    facts = json.loads((tmp_path / "runs" / "workers.json").read_text())
+    assert facts["together to alone"] == 0.8
+    assert facts["experiments_per_s"] == [slow, fast, slow]
