@@ -414,7 +414,10 @@ class Service:
             self._tell_rung(rung, then, killed.WHY)
 
     def _charge_harm(self, folder: Path) -> None:
-        """Charges the harm of a fault in whose middle a campaign has ended, as if it all had been; never too little."""
+        """Charges a fault in whose middle a campaign has ended as harm, all the time that it was in force.
+
+        Its minutes are in the account already, and an orderly end costs no rung.
+        """
         now = self._now()
         faults = killed.unjudged(self._journal, folder, now)
         costs = [(day_of(self._service.schedule, each.at), Spent(0.0, each.minutes)) for each in faults]
