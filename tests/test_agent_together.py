@@ -1,4 +1,4 @@
-"""Several workers learn one network: gradients are averaged, who is lost comes back, and nothing is left running."""
+"""Several workers learn one network: all go on from their average, who is lost comes back, nothing is left running."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
+from safetensors.torch import load_file
 
 from actuators.errors import BadInput
 from agent.learning.local_ray import end_leftovers
 from agent.learning.policy_file import read
 from agent.learning.posterior import ArmNetwork
-from agent.learning.ppo.averaging import AveragingAdam
+from agent.learning.ppo import checkpoint
+from agent.learning.ppo.averaging import average
 from agent.learning.ppo.practice import Practice
 from agent.learning.ppo.together import Group, practised_together
 from agent.settings import PACKAGED
@@ -29,42 +31,53 @@ from envs.simulator.structure import Generator
 from tests.test_agent_cli import backburn, refused
 from tests.training_group import PRACTICE
 
-FACTORS = (1.0, 5.0)
+POWERS = (1.0, 5.0)
+STEPS = 3
 
 
-def stepped(factor: float) -> torch.Tensor:
-    """Returns a weight after two steps down slopes that differ by a factor."""
-    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = AveragingAdam([weight], lr=0.1)
-    for _ in range(2):
+def learnt(power: float) -> torch.optim.Adam:
+    """Returns an optimizer of two weights that took steps down a slope, of which only one did."""
+    weights = [torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2)]
+    optimizer = torch.optim.Adam(weights, lr=0.1)
+    for _ in range(STEPS):
         optimizer.zero_grad()
-        (factor * weight.square().sum()).backward()
+        (weights[0].abs() ** power).sum().backward()
         optimizer.step()
-    return weight.detach()
+    return optimizer
+
+
+def tensors_of(optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    """Returns the weights of an optimizer and what it remembers of them."""
+    weights = {f"weight {n}": weight.detach() for n, weight in enumerate(optimizer.param_groups[0]["params"])}
+    state = optimizer.state_dict()["state"]
+    return weights | {f"{name} {n}": value for n, of_one in state.items() for name, value in of_one.items()}
 
 
 def of_rank(rank: int, meeting: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    torch.save(stepped(FACTORS[rank]), f"{folder}/{rank}.pt")
+    optimizer = learnt(POWERS[rank])
+    average(optimizer)
+    torch.save(tensors_of(optimizer), f"{folder}/{rank}.pt")
     torch.distributed.barrier()  # whoever leaves while the other still talks may abort at its end
     torch.distributed.destroy_process_group()
 
 
-def test_all_take_the_step_of_the_average(tmp_path):
+def test_all_go_on_from_their_average(tmp_path):
     torch.multiprocessing.spawn(of_rank, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
-    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert torch.equal(one, other)
-    assert torch.allclose(one, stepped(sum(FACTORS) / 2))
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone = [tensors_of(learnt(power)) for power in POWERS]
+    assert set(both[0]) == {"weight 0", "weight 1", "step 0", "exp_avg 0", "exp_avg_sq 0"}
+    for name in both[0]:
+        assert torch.equal(both[0][name], both[1][name])
+        assert torch.allclose(both[0][name], (alone[0][name] + alone[1][name]) / 2)
+    assert not torch.allclose(alone[0]["weight 0"], alone[1]["weight 0"])
 
 
-def test_alone_it_is_plain_adam():
-    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = torch.optim.Adam([weight], lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        (3.0 * weight.square().sum()).backward()
-        optimizer.step()
-    assert torch.equal(stepped(3.0), weight.detach())
+def test_alone_nothing_is_averaged():
+    optimizer = learnt(3.0)
+    average(optimizer)
+    before, after = tensors_of(learnt(3.0)), tensors_of(optimizer)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 class Training:
@@ -128,11 +141,22 @@ def test_who_is_lost_comes_back_and_the_curve_goes_on_where_it_was(tmp_path):
         it.until("^done")
         assert it.process.wait(60.0) == 0
         assert "Reporting" not in "".join(it.said)  # Ray's own word at every checkpoint
+    _require_one_network(folder)
     begun = {0, after * PRACTICE.batch, again * PRACTICE.batch}
     assert {path.parent.name for path in folder.glob("log-*/progress.csv")} == {f"log-{steps}" for steps in begun}
     assert [path.name for path in folder.glob("ray-folder")] == []
     assert set(Path("/tmp").glob("bb-*")) <= before
     assert [process for process in psutil.process_iter() if str(folder) in " ".join(_command(process))] == []
+
+
+def _require_one_network(folder: Path) -> None:
+    """Holds that both workers came to the same weights, on campaigns of their own."""
+    newest = max(folder.rglob(f"0-{checkpoint.NAME}"), key=lambda path: path.stat().st_mtime)
+    one, other = (load_file(newest.with_name(f"{rank}-{checkpoint.NAME}")) for rank in (0, 1))
+    shared = [name for name in one if name.startswith(("policy.", "optimizer."))]
+    assert shared
+    assert [name for name in shared if not torch.equal(one[name], other[name])] == []
+    assert not torch.equal(one["earned"], other["earned"])
 
 
 def _policies(pid: int) -> Iterator[int]:

@@ -52,7 +52,7 @@ def over_ray(workers: int, steps: int, folder: Path) -> float:
 
 
 def without_ray(rank: int, workers: int, steps: int, folder: Path) -> None:
-    """Is one of some workers that average their gradients over gloo as those of Ray Train do; the first one logs.
+    """Is one of some workers that average what they learn over gloo as those of Ray Train do; the first one logs.
 
     Args:
         rank: which one.

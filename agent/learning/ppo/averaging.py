@@ -1,34 +1,34 @@
-"""Data-parallel learning: everybody takes the same step, along the average of all gradients."""
+"""Data-parallel learning: everybody learns alone for one pass over a rollout, then all go on from their average."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed
 
 
-class AveragingAdam(torch.optim.Adam):
-    """Adam whose gradients are averaged over all processes of the default group before each step; plain Adam without.
+def average(optimizer: torch.optim.Optimizer) -> None:
+    """Brings weights and moments to their averages over all processes of the default group; does nothing without one.
 
-    As in `torch.nn.parallel.DistributedDataParallel` (Li et al., VLDB 2020), which needs a module whose `forward` is
-    called, and SB3 calls others. What is averaged was clipped by everybody alone before, for SB3 clips just ahead of
-    the step: the average is no longer than what one of them may take.
+    Local SGD (Stich, "Local SGD converges fast and communicates little", ICLR 2019), the moments of Adam as momentum in
+    Yu, Jin and Yang, "On the linear speedup analysis of communication efficient momentum SGD", ICML 2019. Whoever
+    averages gradients waits at every step for the one who is behind in that step.
+
+    Args:
+        optimizer: has the same parameters, and moments of the same ones, in all processes.
     """
-
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # noqa: ANN401 (theirs)
-        """Takes a step."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            self._average()
-        return super().step(closure)
-
-    def _average(self) -> None:
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        together = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(together)
-        together /= torch.distributed.get_world_size()
-        begin = 0
-        for gradient in gradients:
-            gradient.copy_(together[begin : begin + gradient.numel()].view_as(gradient))
-            begin += gradient.numel()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = [
+        value
+        for parameter in parameters
+        for name, value in sorted(optimizer.state.get(parameter, {}).items())
+        if name in ("exp_avg", "exp_avg_sq")
+    ]
+    averaged = [*(parameter.detach() for parameter in parameters), *moments]
+    together = torch.cat([each.flatten() for each in averaged])
+    torch.distributed.all_reduce(together)
+    together /= torch.distributed.get_world_size()
+    parts = torch.split(together, [each.numel() for each in averaged])
+    for each, part in zip(averaged, parts, strict=True):
+        each.copy_(part.view_as(each))

@@ -6,7 +6,7 @@ the choice made in it (`looks.Kept`), a small part of what was seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from envs.encoding import BUDGET_FEATURES
 from envs.simulator.campaigns import Campaigns
 
+from .averaging import average
 from .looks import Kept
 from .set_policy import SetPolicy
 from .vec_env import CampaignsVecEnv
@@ -40,9 +41,14 @@ class Samples(NamedTuple):
 
 
 class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
-    """A rollout on the device; tensors of T steps and B campaigns, allocated once."""
+    """A rollout on the device; tensors of T steps and B campaigns, allocated once.
+
+    Attributes:
+        passed: is called after every pass over it.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (handed on)
+        self.passed: Callable[[], None] = lambda: None
         self._kept: list[torch.Tensor] = []
         self._numbers: dict[str, torch.Tensor] = {}
         self._weak = torch.empty(0)
@@ -109,7 +115,7 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
         self.returns = self._numbers["returns"].cpu().numpy()
 
     def get(self, batch_size: int | None = None) -> Iterator[Samples]:  # type: ignore[override]
-        """Yields minibatches in a random order."""
+        """Yields minibatches in a random order; after the last of them, calls `passed`."""
         total = self.buffer_size * self.n_envs
         order = torch.randperm(total, device=self._weak.device)
         kept = [each.flatten(0, 1) for each in self._kept]
@@ -127,6 +133,7 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
                 action_masks=None,
                 weak=weak.index_select(0, rows),
             )
+        self.passed()
 
 
 class DevicePPO(MaskablePPO):
@@ -168,6 +175,7 @@ class DevicePPO(MaskablePPO):
             device=campaigns.device,
             **kwargs,
         )
+        self.rollout_buffer.passed = lambda: average(self.policy.optimizer)
 
     def collect_rollouts(  # type: ignore[override]
         self,

@@ -2,7 +2,7 @@
 
 What is kept in the end is the policy that did best on clusters that are neither learnt on nor used to compare policies.
 A training that was cut off goes on where its last checkpoint was. Several may learn one network together (`together`):
-each plays campaigns of its own, and all take the same steps.
+each plays campaigns of its own, and they average what they learn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from envs.simulator.pool import Pool
 from ..arena import Chooser, knowing, randomly, tallied
 from ..posterior import ArmNetwork
 from . import checkpoint
-from .averaging import AveragingAdam
 from .choosing import new_policy, preferring
 from .device import DevicePPO
 from .event_file import EventFile
@@ -33,8 +32,6 @@ from .set_policy import SetPolicy
 
 _ASIDE_MIN = 20.0
 _SEEDS_APART = 1000
-_EPSILON = 1e-5
-"""Of Adam; SB3's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +214,6 @@ def _model(pool: Pool, practice: Practice, teacher: ArmNetwork, rank: int) -> De
             "hidden": practice.hidden,
             "teacher": teacher.hidden,
             "privileged": True,
-            "optimizer_class": AveragingAdam,
-            "optimizer_kwargs": {"eps": _EPSILON},
         },
     )
     model.policy.network.teacher.load_state_dict(teacher.state_dict())

@@ -1,4 +1,4 @@
-"""Training over Ray Train: each worker plays campaigns of its own, and all take the same steps (`averaging`).
+"""Training over Ray Train: each worker plays campaigns of its own, and all learn one network (`averaging`).
 
 A worker that is lost ends the group; Ray Train starts all of it anew, and everybody goes on from the last checkpoint,
 to which each had brought its part. So does a training that was cut off as a whole and is started again in its folder.
