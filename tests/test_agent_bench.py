@@ -140,7 +140,13 @@ def test_a_second_worker_is_compared_within_each_round(tmp_path, monkeypatch, ca
     slow = {"alone": 1000.0, "together": 800.0, "together without Ray": 900.0}
     fast = {name: 3.0 * rate for name, rate in slow.items()} | {"together": 2700.0}
     rounds = [slow, fast, slow]
-    monkeypatch.setattr(workers, "measured", lambda steps, folder: rounds.pop())
+    orders: list[list[str]] = []
+
+    def measured(names: list[str], steps: int, folder: Path) -> dict[str, float]:
+        orders.append(names)
+        return rounds.pop()
+
+    monkeypatch.setattr(workers, "measured", measured)
     monkeypatch.setattr("sys.argv", ["workers", "--rounds", "3"])
     monkeypatch.chdir(tmp_path)
     workers.main()
@@ -150,3 +156,4 @@ def test_a_second_worker_is_compared_within_each_round(tmp_path, monkeypatch, ca
     facts = json.loads((tmp_path / "runs" / "workers.json").read_text())
     assert facts["together to alone"] == 0.8
     assert facts["experiments_per_s"] == [slow, fast, slow]
+    assert orders == [list(slow), list(slow)[::-1], list(slow)]

@@ -1,11 +1,11 @@
 """What a second worker costs the first: experiments per second of each, alone and together, at equal threads.
 
-    python -m agent.bench.workers [--steps N] [--rounds N]
+    python -m agent.bench.workers [--steps N] [--rounds N] [--cases alone together]
 
 Trains by PPO on this host, one thread per worker: one alone over Ray Train; two that learn together over Ray Train; and
 two that learn together without Ray, which is what the machine itself and the averaging take. How much memory gives
-changes by the minute where others share it, so all three are measured once in every round, and what is told are the
-medians. Prints and writes `workers.json` into the runs folder.
+changes by the minute where others share it, so all are measured once in every round, there and back, and
+what is told are the medians. Prints and writes `workers.json` into the runs folder.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import csv
 import json
 import os
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -70,23 +72,35 @@ def without_ray(rank: int, workers: int, steps: int, folder: Path) -> None:
     practised(*pools, _practice(steps), _teacher(), keeper, _ORIGIN)
 
 
-def measured(steps: int, folder: Path) -> dict[str, float]:
+def together_without_ray(steps: int, folder: Path) -> float:
+    """Returns experiments per second of the first of two workers; see `without_ray`."""
+    folder.mkdir(parents=True)
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        for each in [processes.submit(without_ray, rank, 2, steps, folder) for rank in range(2)]:
+            each.result()
+    return _told(folder)
+
+
+_CASES: Final[Mapping[str, Callable[[int, Path], float]]] = {
+    "alone": partial(over_ray, 1),
+    "together": partial(over_ray, 2),
+    "together without Ray": together_without_ray,
+}
+
+
+def measured(names: Sequence[str], steps: int, folder: Path) -> dict[str, float]:
     """Returns the rate of each case, one after the other, in processes of their own: Ray starts once in one.
 
     Args:
+        names: of the cases, in their order.
         steps: see `over_ray`.
         folder: a new one.
     """
     rates = {}
-    for name, workers in (("alone", 1), ("together", 2)):
+    for name in names:
         with ProcessPoolExecutor(1, get_context("spawn")) as processes:
-            rates[name] = processes.submit(over_ray, workers, steps, folder / name).result()
-    bare = folder / "together without Ray"
-    bare.mkdir(parents=True)
-    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
-        for each in [processes.submit(without_ray, rank, 2, steps, bare) for rank in range(2)]:
-            each.result()
-    return rates | {bare.name: _told(bare)}
+            rates[name] = processes.submit(_CASES[name], steps, folder / name).result()
+    return rates
 
 
 def _practice(steps: int) -> Practice:
@@ -108,15 +122,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m agent.bench.workers", description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=384, help="experiments on each cluster of a batch")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
+    parser.add_argument("--cases", nargs="+", choices=_CASES, default=list(_CASES), help="which; always alone as well")
     chosen = parser.parse_args()
+    names = [name for name in _CASES if name == "alone" or name in chosen.cases]
     with tempfile.TemporaryDirectory(prefix="bb-") as place:
-        rounds = [measured(chosen.steps, Path(place) / str(number)) for number in range(chosen.rounds)]
+        rounds = [
+            measured(names[:: 1 if number % 2 == 0 else -1], chosen.steps, Path(place) / str(number))
+            for number in range(chosen.rounds)
+        ]
     print(machine_and_command())  # noqa: T201
-    for name in rounds[0]:
+    for name in names:
         each = [rates[name] for rates in rounds]
         print(f"  {name:<20} {median(each):>8,.0f} experiments/s of each worker ({min(each):,.0f} to {max(each):,.0f})")  # noqa: T201
     facts: dict[str, Any] = {"experiments_per_s": rounds}
-    for name in list(rounds[0])[1:]:
+    for name in names[1:]:
         ratios = [rates[name] / rates["alone"] for rates in rounds]
         facts[f"{name} to alone"] = median(ratios)
         print(f"  {name} to alone: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")  # noqa: T201

@@ -1,4 +1,4 @@
-"""Data-parallel learning: everybody learns alone for one pass over a rollout, then all go on from their average."""
+"""Data-parallel learning: everybody learns from a rollout of its own, then all go on from their average."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ the choice made in it (`looks.Kept`), a small part of what was seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -41,14 +41,9 @@ class Samples(NamedTuple):
 
 
 class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
-    """A rollout on the device; tensors of T steps and B campaigns, allocated once.
-
-    Attributes:
-        passed: is called after every pass over it.
-    """
+    """A rollout on the device; tensors of T steps and B campaigns, allocated once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (handed on)
-        self.passed: Callable[[], None] = lambda: None
         self._kept: list[torch.Tensor] = []
         self._numbers: dict[str, torch.Tensor] = {}
         self._weak = torch.empty(0)
@@ -115,7 +110,7 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
         self.returns = self._numbers["returns"].cpu().numpy()
 
     def get(self, batch_size: int | None = None) -> Iterator[Samples]:  # type: ignore[override]
-        """Yields minibatches in a random order; after the last of them, calls `passed`."""
+        """Yields minibatches in a random order."""
         total = self.buffer_size * self.n_envs
         order = torch.randperm(total, device=self._weak.device)
         kept = [each.flatten(0, 1) for each in self._kept]
@@ -133,7 +128,6 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
                 action_masks=None,
                 weak=weak.index_select(0, rows),
             )
-        self.passed()
 
 
 class DevicePPO(MaskablePPO):
@@ -175,7 +169,6 @@ class DevicePPO(MaskablePPO):
             device=campaigns.device,
             **kwargs,
         )
-        self.rollout_buffer.passed = lambda: average(self.policy.optimizer)
 
     def collect_rollouts(  # type: ignore[override]
         self,
@@ -232,11 +225,16 @@ class DevicePPO(MaskablePPO):
         return self.campaigns.outlook() if self.policy.network.critic is not None else None
 
     def train(self) -> None:
-        """Learns to choose, as MaskablePPO does, and then how likely the arms that were looked at are weak."""
+        """Learns from the rollout; those of a group, each from its own, go on from their average."""
         if self.num_timesteps <= self._critic_first * self.n_steps * self.n_envs:
             self._train_critic()
-            return
-        super().train()
+        else:
+            super().train()
+            self._train_weak()
+        average(self.policy.optimizer)
+
+    def _train_weak(self) -> None:
+        """Learns how likely the arms that were looked at are weak."""
         for _ in range(self._weak_epochs):
             for samples in self.rollout_buffer.get(self.batch_size):
                 weak = self.policy.weak(samples.observations, samples.actions)
