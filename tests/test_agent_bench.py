@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
