@@ -4,8 +4,8 @@
 
 Trains by PPO on this host, one thread per worker: one alone over Ray Train; two that learn together over Ray Train; and
 two that learn together without Ray, which is what the machine itself and the averaging take. How much memory gives
-changes by the minute where others share it, so all are measured once in every round, there and back, and
-what is told are the medians. Prints and writes `workers.json` into the runs folder.
+changes by the minute where others share it, so all are measured once in every round, there and back, and what is told
+are the medians. Prints and writes `workers.json` into the runs folder.
 """
 
 from __future__ import annotations
