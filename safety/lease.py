@@ -25,6 +25,9 @@ CREATE TABLE IF NOT EXISTS lease (
     boot_id TEXT NOT NULL, boottime_s REAL NOT NULL
 ) STRICT
 """
+_NOBODY = """
+INSERT OR IGNORE INTO lease (only, token, holder, pid, pid_started, boot_id, boottime_s) VALUES (1, 0, '', 0, 0, '', 0)
+"""
 _NAMESPACE = "ALTER TABLE lease ADD COLUMN pid_namespace INTEGER NOT NULL DEFAULT 0"
 """What a file of an earlier Backburn lacks."""
 
@@ -53,12 +56,11 @@ class Lease:
             self._db = sqlite3.connect(path, timeout=patience_s, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            if not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                self._db.execute(_SCHEMA)
-                self._db.execute("INSERT OR IGNORE INTO lease VALUES (1, 0, '', 0, 0, '', 0)")
-            if not self._has_namespace():
-                with self._transaction():
-                    if not self._has_namespace():  # of those that start at once, one adds it
+            if not self._is_whole():
+                with self._transaction():  # of those that start at once one makes it, and who dies leaves nothing
+                    self._db.execute(_SCHEMA)
+                    self._db.execute(_NOBODY)
+                    if not self._has_namespace():
                         self._db.execute(_NAMESPACE)
         except sqlite3.DatabaseError as error:
             raise Unsafe(f"the lease {path} cannot be read ({error}); another agent may be at work") from error
@@ -81,11 +83,9 @@ class Lease:
             Unsafe: a living agent holds it, or one in another container of which nobody can tell, until it expires.
         """
         with self._transaction():
-            token, other, pid, started, boot_id, boottime_s = self._row()
-            now = self._clock.now()
-            expired = Instant(boot_id, boottime_s).after(self.ttl_s).reached(now)
-            if other and not expired and (self._is_elsewhere() or _started(pid) == started):
-                raise Unsafe(f"{other} (pid {pid}) is at work on this cluster; one agent at a time ({self._path})")
+            other, token = self.at_work(), self._row()[0]
+            if other is not None:
+                raise Unsafe(f"{other} is at work on this cluster; one agent at a time ({self._path})")
             self._write(token + 1, holder)
         self._token = token + 1
         return self._token
@@ -109,6 +109,12 @@ class Lease:
         with self._transaction():
             self._write(self._row()[0] + 1, by)
 
+    def at_work(self) -> str | None:
+        """Returns who is at work on the cluster, None if nobody is; of one in another container, until it expires."""
+        _, holder, pid, started, *_ = self._row()
+        is_alive = bool(holder) and not self.expired() and (self._is_elsewhere() or _started(pid) == started)
+        return f"{holder} (pid {pid})" if is_alive else None
+
     def expired(self) -> bool:
         """Tells whether the holder has not renewed for longer than the time to live."""
         _, _, _, _, boot_id, boottime_s = self._row()
@@ -128,6 +134,9 @@ class Lease:
             "SELECT token, holder, pid, pid_started, boot_id, boottime_s FROM lease"
         ).fetchone()
         return row
+
+    def _is_whole(self) -> bool:
+        return self._has_namespace() and self._db.execute("SELECT 1 FROM lease").fetchone() is not None
 
     def _has_namespace(self) -> bool:
         return "pid_namespace" in [name for _, name, *_ in self._db.execute("PRAGMA table_info(lease)")]

@@ -1,21 +1,28 @@
 """The kill switch: one file that everybody can pull and only a person with a reason can release.
 
 Unreadable means engaged, and so does missing. Engaging is always allowed, on a full disk too; releasing needs a reason.
-A lever that is engaged survives a power cut; a release that does not leaves it engaged.
+A lever that is engaged survives a power cut; a release that does not leaves it engaged. Of an engagement and a release
+at the same moment the engagement wins, whatever the processes that they come from.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from actuators.errors import BadInput
 from actuators.files import sync_folder
+
+_PATIENCE_S = 2.0
+_LOOK_EVERY_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +71,68 @@ class Lever:
             OSError: the file can be neither replaced nor emptied, and says what it said before.
         """
         state = LeverState(True, reason, by, _now())
-        try:
-            self._write(state)
-        except OSError:
-            self._spoil(state)
+        self._engage(state)  # at once: no halt waits for anybody
+        with suppress(OSError), self._held():
+            if not self.read().engaged:  # whoever released it meanwhile did not know
+                self._engage(state)
         self._sync()
 
-    def release(self, reason: str, by: str) -> None:
+    def release(self, reason: str, by: str, only_if: LeverState | None = None) -> bool:
         """Lets chaos begin again.
+
+        Args:
+            reason: why, in words.
+            by: who says so.
+            only_if: what was read before; if somebody has moved the lever since, it stays as it is.
+
+        Returns:
+            Whether it was released.
 
         Raises:
             BadInput: no reason was given.
+            OSError: the file cannot be written; it says what it said before.
         """
         if not reason.strip():
             raise BadInput("releasing the lever needs a reason")
-        self._write(LeverState(False, reason, by, _now()))
+        with self._held():
+            if only_if is not None and self.read() != only_if:
+                return False
+            self._write(LeverState(False, reason, by, _now()))
         self._sync()
+        return True
 
     def exists(self) -> bool:
         """Tells whether anybody has ever moved this lever."""
         return self._path.exists()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keeps all others from releasing meanwhile; the system lets go of the folder when this process dies.
+
+        Raises:
+            OSError: somebody holds it for too long.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            until_s = time.monotonic() + _PATIENCE_S
+            while True:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until_s:
+                        raise
+                    time.sleep(_LOOK_EVERY_S)
+            yield
+        finally:
+            os.close(folder)
+
+    def _engage(self, state: LeverState) -> None:
+        try:
+            self._write(state)
+        except OSError:
+            self._spoil(state)
 
     def _write(self, state: LeverState) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

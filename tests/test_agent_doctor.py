@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -20,7 +21,7 @@ from agent.service.doctor import examine
 from agent.service.serve import serve
 from agent.service.store import Store
 from agent.settings import load
-from safety.journal import Injection
+from safety.journal import LEAKED, Injection
 from tests.conftest import config_file
 from tests.test_agent_cli import backburn, refused
 from tests.test_agent_service import outcome
@@ -74,6 +75,20 @@ def test_a_fault_that_is_open_is_said_with_what_to_do(settings):
     assert not finding.ok
     assert "1 open" in finding.said
     assert "backburn recover" in finding.said
+
+
+def test_a_fault_of_an_agent_that_is_at_work_is_in_order(settings):
+    now = BootClock().now()
+    state = open_state(settings, BootClock(), "a test")
+    state.lease.acquire("agent 1")
+    fault = Fault("pod.pause", Target("gateway"), 0.25, 9.0)
+    state.journal.intend(Injection("bb-1", fault, {"instances": ["a"]}, now, now.after(9.0), 1))
+    finding = looked_at(settings, "faults")
+    assert finding.ok
+    assert f"agent 1 (pid {os.getpid()}) is at work" in finding.said
+    state.journal.mark(Injection("bb-1", fault, {}, now, now, 1), LEAKED)
+    assert not looked_at(settings, "faults").ok
+    state.close()
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,14 @@ def test_the_lever_is_pulled_and_released_with_a_reason(service):
     ]
 
 
+def test_a_lever_that_no_journal_can_be_told_of_is_pulled_all_the_same(service):
+    service.journal._db.execute("PRAGMA user_version=99")
+    said = service.post("/lever", {"engaged": True, "reason": "fire drill"})
+    assert (said.status_code, said.json()["engaged"]) == (200, True)
+    assert service.lever.read().reason == "fire drill"
+    assert service.moved
+
+
 def test_an_alert_pulls_the_lever_and_a_person_releases_it(service):
     assert service.post("/alertmanager", firing("PageMe", "AndMe")).json()["engaged"] is True
     assert service.lever.read().reason == "alerts are firing: AndMe, PageMe"

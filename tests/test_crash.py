@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from actuators.catalogue import kind_of
+from actuators.errors import Unsafe
 from agent.build.local import recover_all
 from agent.settings import load
 from tests.bare_platform import bare_platform
@@ -173,6 +174,16 @@ def test_a_second_agent_is_turned_away(scene):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert second.returncode != 0
         assert f"agent {agent.process.pid} (pid {agent.process.pid}) is at work on this cluster" in second.stderr
+
+
+def test_nothing_is_recovered_under_an_agent_that_is_at_work(scene):
+    """It would go on, and judge by a fault that is not there any more."""
+    platform, config = scene
+    with agent_at_work(config, "pod.pause"):
+        broken = platform.observable()
+        with pytest.raises(Unsafe, match=r"agent \d+ \(pid \d+\) is at work on this cluster"):
+            recover_all(load(config))
+        assert platform.observable() == broken
 
 
 def test_a_target_that_the_platform_replaced_meanwhile_is_left_alone(scene):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -46,6 +47,42 @@ def test_threads_that_pull_at_once_do_not_get_in_each_others_way(tmp_path):
             pulled.result()
     assert lever.read().engaged
     assert [path.name for path in tmp_path.iterdir()] == ["lever.json"]
+
+
+def test_who_pulls_after_a_releaser_has_looked_keeps_it_pulled(lever, tmp_path):
+    """Two processes: one has read that its own alert engaged the lever, a person pulls it, then the alert is over."""
+    lever.engage("alerts are firing", "alertmanager")
+    seen = lever.read()
+    Lever(tmp_path / "lever.json").engage("a person wants quiet", "me")
+    assert not lever.release("resolved", "alertmanager", only_if=seen)
+    assert lever.read().reason == "a person wants quiet"
+    assert lever.release("resolved", "alertmanager", only_if=lever.read())
+    assert not lever.read().engaged
+
+
+def test_of_a_pull_and_a_release_at_the_same_moment_the_pull_wins(lever, tmp_path, monkeypatch):
+    write = lever._write
+
+    def released_meanwhile(state):
+        write(state)
+        monkeypatch.setattr(lever, "_write", write)
+        Lever(tmp_path / "lever.json").release("resolved", "alertmanager")
+
+    monkeypatch.setattr(lever, "_write", released_meanwhile)
+    lever.engage("fire drill", "me")
+    assert lever.read().reason == "fire drill"
+
+
+def test_who_hangs_while_releasing_keeps_no_lever_from_being_pulled(lever, tmp_path, monkeypatch):
+    monkeypatch.setattr("safety.lever._PATIENCE_S", 0.02)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    lever.engage("fire drill", "me")
+    assert lever.read().reason == "fire drill"
+    with pytest.raises(BlockingIOError):
+        lever.release("over", "me")
+    assert lever.read().engaged
+    os.close(folder)
 
 
 def test_a_pulled_lever_is_seen_at_once_and_on_the_disk_when_engage_returns(lever, tmp_path, monkeypatch):
@@ -219,6 +256,19 @@ def test_a_lease_that_an_earlier_backburn_has_left_is_waited_for_and_taken(tmp_p
     assert second.acquire("agent 2") == 8
     first.close()
     second.close()
+
+
+def test_a_lease_whose_maker_died_in_the_middle_is_made_whole(tmp_path, clock):
+    db = sqlite3.connect(tmp_path / "lease", isolation_level=None)
+    db.execute(_SCHEMA)
+    db.close()
+    lease = Lease(tmp_path / "lease", 5.0, clock)
+    assert lease.at_work() is None
+    assert lease.acquire("agent 1") == 1
+    assert lease.at_work() == f"agent 1 (pid {os.getpid()})"
+    clock.advance(5.0)
+    assert lease.at_work() is None
+    lease.close()
 
 
 def _take_and_die(path):

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,13 +78,21 @@ def recover_all(settings: Settings) -> tuple[list[str], list[str]]:
 
     Returns:
         The ids that are still open, and those that leaked.
+
+    Raises:
+        Unsafe: an agent is at work on the cluster, and would go on to judge by a fault that is not there any more.
     """
-    state = open_state(settings, BootClock(), f"recover {os.getpid()}")
-    actuators, _ = local_actuators(settings)
-    recover(state.journal, actuators, state.lever, f"recover {os.getpid()}", "asked for")
-    still_open = [injection.id for injection in state.journal.open_injections()]
-    leaked = [injection.id for injection in state.journal.leaked()]
-    state.close()
+    by = f"recover {os.getpid()}"
+    state = open_state(settings, BootClock(), by)
+    with closing(state):
+        state.lease.acquire(by)
+        try:
+            actuators, _ = local_actuators(settings)
+            recover(state.journal, actuators, state.lever, by, "asked for")
+            still_open = [injection.id for injection in state.journal.open_injections()]
+            leaked = [injection.id for injection in state.journal.leaked()]
+        finally:
+            state.lease.release()
     return still_open, leaked
 
 

@@ -100,8 +100,9 @@ def require_free(lever: Lever, because: str) -> None:
     Raises:
         Unsafe: it is engaged.
     """
-    if not lever.exists():
-        lever.release(because, "backburn")
     state = lever.read()
+    if not lever.exists():
+        lever.release(because, "backburn", only_if=state)
+        state = lever.read()
     if state.engaged:
         raise Unsafe(f"the lever is engaged ({state.reason}); `backburn resume --reason …` releases it")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from actuators.clock import BootClock
+from actuators.errors import Unsafe
 from safety.journal import Journal
 from safety.lever import Lever, LeverState
 
@@ -168,8 +170,8 @@ class Controls:
             state = self._lever.read()
             is_ours = state.engaged and state.by == ALERTMANAGER
             if is_ours and not left and self._service.http.release_on_resolved:
-                released = "all alerts that engaged it are resolved"
-                self._lever.release(released, ALERTMANAGER)
+                why = "all alerts that engaged it are resolved"
+                released = why if self._lever.release(why, ALERTMANAGER, only_if=state) else ""
         if engaged:
             self._tell(True, engaged, ALERTMANAGER)
         if released:
@@ -185,8 +187,11 @@ class Controls:
         return reason
 
     def _tell(self, engaged: bool, reason: str, by: str) -> None:
-        """Says that the lever was moved, afterwards: a journal that cannot be written must not keep anything going."""
-        with self._journal(by) as journal:
+        """Says that the lever was moved, afterwards: a journal that cannot be written must not keep anything going.
+
+        Nor does it make a failure of what has been done; the service itself says that its records cannot be written.
+        """
+        with suppress(sqlite3.Error, Unsafe), self._journal(by) as journal:
             journal.note("lever", f"{'engaged' if engaged else 'released'}: {reason}")
         self._moved()
 

@@ -74,6 +74,9 @@ def _looks(settings: Settings, state: State) -> Iterator[tuple[str, Callable[[],
         if not still_open and not leaked:
             return Finding("faults", True, "none is in force")
         first = (leaked or still_open)[0]
+        at_work = state.lease.at_work()
+        if not leaked and at_work is not None:
+            return Finding("faults", True, f"{first.fault} is in force; {at_work} is at work, and takes it out")
         said = (
             f"{len(still_open)} open and {len(leaked)} leaked, first {first.fault} ({first.id}); run `backburn recover`"
         )
