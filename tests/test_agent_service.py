@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,14 +23,16 @@ from rich.console import Console
 from actuators.clock import ManualClock
 from actuators.errors import BadInput, Unsafe
 from actuators.fault import Fault, Injection, Target
+from agent.alone import alone
 from agent.bench.soak import growth
 from agent.findings.ledger import Ledger
 from agent.findings.record import SCHEMA_VERSION
 from agent.findings.report import load_run
+from agent.interruption import Interruption
 from agent.service import ladder, retention
-from agent.service.account import harm_min
+from agent.service.account import Account, harm_min
 from agent.service.runner import Service
-from agent.service.serve import alone
+from agent.service.serve import serve
 from agent.service.settings import Ladder
 from agent.service.status import Status
 from agent.service.store import Rung, Spent, Store
@@ -39,8 +42,10 @@ from envs.hypothesis import Broken, Mechanism, Phases
 from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
 from safety.journal import LEAKED, Journal
+from safety.lease import LeaseLost
 from safety.lever import Lever
 from safety.limits import Limits
+from safety.supervisor import Stop
 from tests.conftest import config_file
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)  # a Friday
@@ -141,6 +146,9 @@ def test_what_a_campaign_costs_counts_for_the_day(watched):
     assert spent.minutes == pytest.approx(run["run"]["spent_min"], rel=0.02)
     broken = [outcome for outcome in run["outcomes"] if outcome["fault"] and outcome["broken"]]
     assert (spent.harm_min > 0) == bool(broken)
+    injected = [outcome["injection_id"] for outcome in run["outcomes"] if outcome["injection_id"] is not None]
+    assert injected
+    assert all(map(seen.store.is_paid, injected))
 
 
 def test_a_day_whose_minutes_are_used_up_is_waited_out(watched):
@@ -234,9 +242,18 @@ def test_a_campaign_that_fails_is_tried_again_later_and_costs_a_rung(watched, mo
     assert seen.said("rung")[1] == "from one instance to all that the limits allow: 1 clean campaigns"
 
 
-@pytest.mark.parametrize(("is_dry", "harm_min"), [(False, 0.5), (True, 0.0)])
+@pytest.mark.parametrize(
+    ("is_dry", "error", "harm_min", "rung"),
+    [
+        (False, Unsafe("cut off"), 0.5, None),
+        (False, LeaseLost("taken over"), 0.5, Rung(1, 0)),
+        (False, KeyError("a defect"), 0.5, Rung(1, 0)),
+        (True, Unsafe("cut off"), 0.0, None),
+    ],
+    ids=["unsafe", "lease", "defect", "dry run"],
+)
 def test_a_campaign_that_ends_in_the_middle_of_a_fault_is_charged_its_harm(
-    watched, journal, monkeypatch, is_dry, harm_min
+    watched, journal, monkeypatch, is_dry, error, harm_min, rung
 ):
     seen = watched(ladder={"begin": 0 if is_dry else 2, "promote_after": 1})
 
@@ -252,12 +269,33 @@ def test_a_campaign_that_ends_in_the_middle_of_a_fault_is_charged_its_harm(
             at = (NOON + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
             told = "UPDATE entries SET at = ?, by = ? WHERE event = ? AND injection = 'bb-cut'"
             journal._db.execute(told, (at, by, event))
-        raise Unsafe("cut off")
+        raise error
 
     monkeypatch.setattr("agent.run.Run.execute", interrupted)
     monkeypatch.setattr(seen.service, "_pause", lambda seconds: None)
-    seen.service.run()
+    with pytest.raises(KeyError) if isinstance(error, KeyError) else nullcontext():
+        seen.service.run()
     assert seen.store.spent("2026-11-27") == Spent(0.0, harm_min)
+    assert seen.store.rung() == rung
+    assert any("fails" in text for text in seen.said("campaign"))
+    ((_, facts),) = retention.own_runs(seen.settings.runs_dir)
+    assert facts["owes"] is False
+
+
+def test_a_journal_that_cannot_be_read_after_a_campaign_ends_no_service(watched, monkeypatch):
+    seen = watched(campaigns=2)
+    open_injections, damaged = seen.journal.open_injections, [Unsafe("the journal holds what cannot be read")] * 2
+
+    def failing():
+        if damaged:
+            raise damaged.pop()
+        return open_injections()
+
+    monkeypatch.setattr(seen.journal, "open_injections", failing)
+    monkeypatch.setattr(seen.service, "_listen", lambda seconds: None)
+    seen.service.run()
+    assert len(seen.runs()) == 2
+    assert [run["run"]["owes"] for run in seen.runs()] == [False, False]
 
 
 def test_records_that_cannot_be_written_are_waited_for(watched, monkeypatch):
@@ -409,6 +447,45 @@ def test_harm_is_counted_from_injection_to_recovery_never_too_little():
     # What did not recover by itself: repairs, each waited for, come after the phases.
     assert harm_min(outcome(recovered_s=None, cost_min=3.5)) == pytest.approx(3.5)
     assert harm_min(outcome(Verdict.RESILIENT, recovered_s=None, cost_min=3.5)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("cause", "minutes"),
+    [
+        ("telemetry", 1 / 6),
+        ("interrupted", 1 / 6),
+        ("limit", 1 / 6),
+        ("expired", 0.0),
+        ("finished", 0.0),
+        ("lapsed", 0.0),
+    ],
+)
+def test_a_fault_that_was_taken_out_before_its_time_is_harm_as_long_as_it_was_in_force(cause, minutes):
+    stopped = Stop(cause, "because", clean=True)
+    assert harm_min(replace(outcome(Verdict.INVALID), stop=stopped)) == pytest.approx(minutes)
+    assert harm_min(replace(outcome(), stop=stopped)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_asked", "trouble"),
+    [
+        ("telemetry", False, "telemetry was lost: because"),
+        ("watchdog", False, "without a watchdog: because"),
+        ("lease", False, "the lease was lost: because"),
+        ("limit", False, None),
+        ("lever", False, None),
+        ("watchdog", True, None),  # systemd sends everybody SIGTERM at once
+        ("telemetry", True, "telemetry was lost: because"),
+    ],
+)
+def test_who_loses_telemetry_watchdog_or_lease_in_a_fault_is_in_trouble(tmp_path, cause, is_asked, trouble):
+    store, asked = Store(tmp_path / "service.db"), Interruption()
+    account = Account(store, lambda: "2026-11-27", lambda: NOON, lambda: 10.0, asked)
+    if is_asked:
+        asked.ask("SIGTERM")
+    account.outcome(replace(outcome(Verdict.INVALID), stop=Stop(cause, "because", clean=True)))
+    assert account.trouble == trouble
+    store.close()
 
 
 def test_the_store_gives_back_what_it_was_given(tmp_path):
@@ -563,11 +640,11 @@ def test_what_could_not_be_charged_is_charged_before_anything_begins(watched, mo
     seen = watched(campaigns=2, campaign_min=60.0)
     spend, learn, denied = seen.store.spend, seen.store.learn, []
 
-    def failing(day: str, minutes: float, harm_min: float = 0.0) -> None:
+    def failing(day: str, minutes: float, harm_min: float = 0.0, injections: tuple[str, ...] = ()) -> None:
         if denied:
             denied.append((minutes, harm_min))
             raise sqlalchemy.exc.OperationalError("UPDATE", None, sqlite3.OperationalError("readonly database"))
-        spend(day, minutes, harm_min)
+        spend(day, minutes, harm_min, injections)
 
     def learnt(outcome: Outcome, at: datetime) -> None:
         learn(outcome, at)
@@ -591,7 +668,7 @@ def test_what_could_not_be_charged_is_charged_before_anything_begins(watched, mo
     assert pauses == [30.0], "as after every campaign that fails"
     assert seen.begun == 1, "nothing begins while nothing can be charged"
     (run,) = seen.runs()
-    seen.service._catch_up()
+    seen.service._books.catch_up()
     after = seen.store.spent("2026-11-27")
     assert after.minutes == pytest.approx(run["run"]["spent_min"], rel=0.02)
     assert after.minutes > seen.spent.minutes
@@ -676,6 +753,36 @@ def test_an_orderly_end_is_no_trouble_and_a_dry_run_no_harm(watched, journal, fa
     seen.service.run()
     assert seen.store.spent("2026-11-27") == spent
     assert seen.store.rung() is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "paid", "spent", "rung"),
+    [
+        ({"state": "failed", "ended_by": "OperationalError: full"}, (), 50 / 60, Rung(1, 0)),
+        ({"state": "failed", "ended_by": "OperationalError: full"}, ("left-judged",), 0.5, Rung(1, 0)),
+        ({"state": "done", "ended_by": "the budget is spent"}, (), 50 / 60, None),
+        ({"state": "done", "ended_by": "the budget is spent"}, ("left-judged", "left-unjudged"), 0.0, None),
+        ({"state": "running"}, ("left-judged",), 0.5, Rung(1, 0)),
+        ({"state": "running"}, (), 50 / 60, Rung(1, 0)),
+    ],
+)
+def test_what_a_campaign_still_owed_when_its_service_ended_is_charged_by_the_next(
+    watched, journal, facts, paid, spent, rung
+):
+    """A full disk, and then somebody loses patience: an outcome alone does not mean that it was counted."""
+    seen = watched(campaigns=0)
+    folder = killed_run(seen, journal, **facts, owes=True)
+    seen.store.spend("2026-11-27", 0.0, 0.0, paid)
+    seen.service.run()
+    kept = json.loads((folder / "run.json").read_text())
+    assert kept["owes"] is False
+    assert kept["state"] == ("killed" if facts["state"] == "running" else facts["state"])
+    assert seen.store.spent("2026-11-27") == Spent(pytest.approx(spent), pytest.approx(spent))
+    assert seen.store.rung() == rung
+    again = watched(campaigns=0)
+    again.service.run()
+    assert again.store.spent("2026-11-27") == seen.store.spent("2026-11-27")
+    assert again.store.rung() == rung
 
 
 def test_a_fault_that_nobody_saw_gone_counts_until_its_deadline(watched, journal):
@@ -773,13 +880,14 @@ def test_a_killed_service_goes_on_and_has_lost_nothing(tmp_path):
     assert day.minutes >= killed["run"]["spent_min"] - 0.01
 
 
-def test_a_second_service_is_turned_away_and_a_dead_one_is_not_in_the_way(tmp_path):
-    lock = tmp_path / "service.lock"
+def test_a_second_service_is_turned_away_and_a_dead_one_is_not_in_the_way(settings):
+    lock = settings.cluster_state_dir / "service.lock"
+    lock.parent.mkdir(parents=True)
     turned_away = pytest.raises(Unsafe, match=rf"a service \(pid {os.getpid()}\) runs on this cluster already")
-    with alone(lock), turned_away, alone(lock):
-        pass
-    with alone(lock):
-        pass
+    with alone(lock, Unsafe), turned_away:
+        serve(settings, Console(quiet=True), web=False, campaigns=0)
+    assert lock.read_text() == f"{os.getpid()}\n"
+    serve(settings, Console(quiet=True), web=False, campaigns=0)
 
 
 def test_sigterm_while_it_waits_ends_it_at_once(tmp_path):

@@ -79,17 +79,22 @@ def _ended_at(facts: Mapping[str, Any]) -> datetime | None:
     return None if ended_at.tzinfo is None else ended_at
 
 
-def killed(runs: Path, cluster_id: str) -> list[tuple[RunFolder, dict[str, Any]]]:
-    """Returns the records of campaigns that were killed, and their facts, oldest first.
+def unsettled(runs: Path, cluster_id: str) -> list[tuple[RunFolder, dict[str, Any]]]:
+    """Returns the records of campaigns that were killed or whose cost is not all counted, and their facts.
 
-    Those of another version are left out; they stay as they are.
+    Oldest first. Those of another version are left out; they stay as they are.
     """
     found = []
     for folder, facts in own_runs(runs):
-        if facts.get("cluster") == cluster_id and facts.get("state") in {"started", "running"}:
+        if facts.get("cluster") == cluster_id and (was_killed(facts) or facts.get("owes") is True):
             with suppress(BadInput):
                 found.append((RunFolder.reopened(folder), facts))
     return found
+
+
+def was_killed(facts: Mapping[str, Any]) -> bool:
+    """Tells of a campaign that is not running any more whether it has come to no end of its own."""
+    return facts.get("state") in {"started", "running"}
 
 
 def killed_in_a_row(runs: Path, cluster_id: str) -> int:

@@ -25,19 +25,22 @@ from rich.console import Console
 from actuators.errors import BackburnError, BadInput, Unsafe
 from envs.chaos import Experience
 from safety.journal import Journal
+from safety.lease import LeaseLost
 from safety.lever import Lever
 
+from ..campaign import Ending
 from ..findings.notebook import Witness
 from ..interruption import Interruption
 from ..run import Run, Surroundings
 from ..settings import Settings
-from . import killed, ladder, retention
+from . import ladder, retention
 from .account import Account
 from .bell import Bell
+from .books import Books
 from .display import ServiceDisplay
 from .schedule import day_of, opening
 from .status import Doing, Status
-from .store import Rung, Spent, Store
+from .store import Rung, Store
 
 _LOOK_EVERY_S = 1.0
 _LEAST_CAMPAIGN_MIN = 1.0
@@ -102,6 +105,7 @@ class Service:
         self._status = status
         self._now = now
         self._dry_run = dry_run
+        self._books = Books(settings, journal, store, now)
         self._left = campaigns
         self._witnesses = witnesses
         self._interruption = Interruption()
@@ -110,7 +114,6 @@ class Service:
         self._stumbled: str | None = None
         self._make_room_at_s = 0.0
         self._failures = 0
-        self._unwritten: list[Callable[[], None]] = []
         self._stuck: set[Path] = set()
         self._unreadable = 0
 
@@ -119,17 +122,23 @@ class Service:
 
         Raises:
             BadInput: the settings cannot be used: found at the very first campaign.
+            Exception: a defect of this program; what that campaign has cost is counted nevertheless.
         """
         with self._interruption.on_signals():
             self._journal.note("service", "begins")
-            self._unwritten.append(self._salvage)
+            why = "its campaigns are over"
             try:
                 self._begin()
                 self._loop()
+            except BaseException as error:
+                why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise
             finally:
                 self._bell.close()
+                with suppress(*_PASSING, Unsafe):  # what still cannot be written, the next start sees to
+                    self._books.catch_up()
                 with suppress(sqlite3.Error):  # a full disk makes no failure of an end that was asked for
-                    self._journal.note("service", f"ends: {self._interruption.reason or 'its campaigns are over'}")
+                    self._journal.note("service", f"ends: {self._interruption.reason or why}")
 
     def end(self, reason: str) -> None:
         """Asks for the end, as SIGTERM does."""
@@ -144,7 +153,7 @@ class Service:
     def _begin(self) -> None:
         """Sees to what killed campaigns have left; one that always ends like that begins ever more seldom."""
         try:
-            self._catch_up()
+            self._books.catch_up()
         except (*_PASSING, Unsafe) as error:
             self._say(error)
         # One alone may have been a person, or a power cut.
@@ -157,7 +166,7 @@ class Service:
         while not self._interruption.asked() and self._left != 0:
             try:
                 self._turn()
-            except _PASSING as error:
+            except (*_PASSING, Unsafe) as error:
                 self._stumble(error)
 
     def _turn(self) -> None:
@@ -172,18 +181,12 @@ class Service:
         pause_s = self._campaign()
         self._left = None if self._left is None else self._left - 1
         try:
-            self._catch_up()
+            self._books.catch_up()
             self._tidy()
-        except _PASSING as error:  # no reason to begin again at once
+        except (*_PASSING, Unsafe) as error:  # no reason to begin again at once
             self._say(error)
         if self._left != 0:
             self._pause(pause_s)
-
-    def _catch_up(self) -> None:
-        """Writes down what campaigns have left to be written; what fails is tried again before the next one begins."""
-        while self._unwritten:
-            self._unwritten[0]()
-            del self._unwritten[0]
 
     def _stumble(self, error: Exception) -> None:
         """Says that the service's own records failed, and waits."""
@@ -223,7 +226,7 @@ class Service:
         allowed = opening(service.schedule, now)
         if not allowed.is_open:
             return Hindrance(allowed.why, allowed.until)
-        self._catch_up()
+        self._books.catch_up()
         spent = self._store.spent(day_of(service.schedule, now))
         tomorrow = self._tomorrow(now)
         if service.daily.minutes - spent.minutes < _LEAST_CAMPAIGN_MIN:
@@ -247,7 +250,7 @@ class Service:
             until=None if hindrance.until is None else hindrance.until.isoformat(timespec="seconds"),
             phase="",
             fault=None,
-            rung=self._rung().rung,
+            rung=self._books.rung().rung,
         )
         self._listen(_LOOK_EVERY_S)
 
@@ -267,12 +270,12 @@ class Service:
 
     def _campaign(self) -> float:
         """Runs one campaign; returns how long to pause afterwards, seconds."""
-        rung, began = self._rung(), self._now()
+        rung, began = self._books.rung(), self._now()
         minutes, closes = self._minutes(began)
         settings = self._settings_on(rung, minutes)
         dry_run = self._dry_run or rung.rung == ladder.DRY_RUN
         asked = Interruption()
-        account = Account(self._store, self._service_day, self._now, self._harm_left, asked, learns=not dry_run)
+        account = Account(self._store, self._service_day, self._now, self._harm_left, asked, dry_run=dry_run)
         display = ServiceDisplay(self._console, minutes, self._status, lambda: self._watch_the_clock(closes, asked))
         experiences = [] if settings.cluster.kind == "simulated" else self._remembered(began)
         folder = self._new_folder(began)
@@ -290,21 +293,19 @@ class Service:
                 dry_run=dry_run,
                 surroundings=Surroundings(asked, display, (account, *self._witnesses), experiences),
             )
-            run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung, dry_run=dry_run)
+            run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung, dry_run=dry_run, owes=True)
             result = run.execute()
+            is_clean = result.ending is not Ending.FORBIDDEN or asked.asked()
+            ends = f"ends: {result.ended_by}; {len(result.weaknesses)} confirmed"
+            self._books.conclude(run, folder, rung, account, ends, is_clean=is_clean)
         except BackburnError as error:
             return self._failed(run, folder, rung, account, error)
         except _PASSING as error:
             return self._failed(run, folder, rung, account, BackburnError(f"{type(error).__name__}: {error}"))
-        finally:
-            if not dry_run:
-                self._unwritten.append(lambda: self._charge_harm(folder))
-        ends = f"{folder.name} ends: {result.ended_by}; {len(result.weaknesses)} confirmed"
-        self._unwritten += [
-            lambda: account.settle(result.spent_min),
-            lambda: self._journal.note("campaign", ends),
-            lambda: self._stand(rung, account),
-        ]
+        except BaseException as error:
+            account.trouble = account.trouble or f"{type(error).__name__}: {error}"
+            self._books.conclude(run, folder, rung, account, f"fails: {account.trouble}", is_clean=False)
+            raise
         if account.experiments:
             self._failures = 0
         elif not asked.asked() and not self._lever.read().engaged:
@@ -322,14 +323,12 @@ class Service:
 
     def _failed(self, run: Run | None, folder: Path, rung: Rung, account: Account, error: BackburnError) -> float:
         """Writes a failed campaign down; the first one's bad input is the user's to mend, all else may pass."""
-        if isinstance(error, BadInput) and self._status.now().campaigns == 1:
+        if isinstance(error, BadInput) and self._status.now().campaigns == 1 and account.experiments == 0:
             raise error
-        spent_min = 0.0 if run is None else run.result.spent_min
-        fails = f"{folder.name} fails: {' '.join(str(error).split())}"
-        self._unwritten += [lambda: account.settle(spent_min), lambda: self._journal.note("campaign", fails)]
-        if account.trouble is not None or not isinstance(error, (Unsafe, BadInput)):
+        if isinstance(error, LeaseLost) or not isinstance(error, (Unsafe, BadInput)):
             account.trouble = account.trouble or str(error)
-            self._unwritten.append(lambda: self._stand(rung, account))
+        fails = f"fails: {' '.join(str(error).split())}"
+        self._books.conclude(run, folder, rung, account, fails, is_clean=False)
         return self._back_off(str(error))
 
     def _back_off(self, why: str) -> float:
@@ -373,56 +372,6 @@ class Service:
         )
 
     # ---- what outlives campaigns ----------------------------------------------------------------------------------
-
-    def _rung(self) -> Rung:
-        kept = self._store.rung()
-        if kept is None:
-            return Rung(self._service.ladder.begin, 0)
-        return Rung(min(kept.rung, self._service.ladder.highest), kept.clean)
-
-    def _stand(self, rung: Rung, account: Account) -> None:
-        """Promotes or demotes."""
-        if account.trouble is None and (account.faults == 0 or (self._dry_run and rung.rung > ladder.DRY_RUN)):
-            return  # nothing was tried, or nothing of what this rung allows: nothing was earned
-        then = ladder.after_campaign(rung, account.trouble, self._service.ladder)
-        self._store.stand_on(then)
-        self._tell_rung(rung, then, account.trouble or f"{self._service.ladder.promote_after} clean campaigns")
-
-    def _tell_rung(self, rung: Rung, then: Rung, because: str) -> None:
-        if then.rung != rung.rung:
-            self._journal.note("rung", f"from {ladder.NAMES[rung.rung]} to {ladder.NAMES[then.rung]}: {because}")
-
-    def _salvage(self) -> None:
-        """Charges what killed campaigns have cost and no outcome tells, and closes their records."""
-        for record, facts in retention.killed(self._settings.runs_dir, self._settings.cluster.id):
-            self._charge(record.path, is_dry=bool(facts.get("dry_run", facts.get("rung") == ladder.DRY_RUN)))
-            retention.close(record)
-            self._journal.note("service", f"closed the record of {record.path.name}, which was killed")
-
-    def _charge(self, folder: Path, *, is_dry: bool) -> None:
-        """Charges the faults that came to no outcome; in whose middle it is killed, has done what must not happen."""
-        now = self._now()
-        faults = killed.unjudged(self._journal, folder, now)
-        rung = self._rung()
-        then = ladder.after_campaign(rung, killed.WHY, self._service.ladder) if faults and not is_dry else None
-        costs = [
-            (day_of(self._service.schedule, each.at), Spent(each.minutes, 0.0 if is_dry else each.minutes))
-            for each in faults
-        ]
-        if self._store.charge(folder.name, costs, then, now) and then is not None:
-            self._journal.note("campaign", f"{folder.name} was {killed.WHY}: {faults[-1].fault}")
-            self._tell_rung(rung, then, killed.WHY)
-
-    def _charge_harm(self, folder: Path) -> None:
-        """Charges a fault in whose middle a campaign has ended as harm, all the time that it was in force.
-
-        Its minutes are in the account already, and an orderly end costs no rung.
-        """
-        now = self._now()
-        faults = killed.unjudged(self._journal, folder, now)
-        costs = [(day_of(self._service.schedule, each.at), Spent(0.0, each.minutes)) for each in faults]
-        if costs:
-            self._store.charge(folder.name, costs, None, now)
 
     def _make_room(self) -> None:
         """Lets old runs go while there is too little room to begin; now and then, for it reads them all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import socket
@@ -17,6 +16,7 @@ from rich.console import Console
 from actuators.clock import BootClock
 from actuators.errors import BackburnError, BadInput, Unsafe
 
+from ..alone import alone
 from ..build.state import open_state, require_free
 from ..settings import Settings
 from .controls import Controls
@@ -52,7 +52,10 @@ def serve(
     with ExitStack() as open_things:
         state = open_state(settings, BootClock(), by)
         open_things.callback(state.close)
-        open_things.enter_context(alone(state.folder / "service.lock"))
+        lock = state.folder / "service.lock"
+        open_things.enter_context(
+            alone(lock, lambda pid: Unsafe(f"a service (pid {pid}) runs on this cluster already ({lock})"))
+        )
         if not state.lever.exists():
             require_free(state.lever, "the cluster is its own")
         store = Store(state.folder / "service.db")
@@ -108,21 +111,6 @@ def token_of(path: Path, *, make: bool) -> str:
             f"the token in {path} has {len(token)} characters; allowed are {_LEAST_TOKEN} or more in one line"
         )
     return token
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Keeps a second service away from the cluster; the system lets go of the lock when this process dies."""
-    with lock.open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise Unsafe(f"a service (pid {file.read().strip()}) runs on this cluster already ({lock})") from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 @contextmanager

@@ -42,6 +42,12 @@ _CHARGED = sql.Table(
     sql.Column("run", sql.String, primary_key=True),
     sql.Column("at", sql.Float, nullable=False),
 )
+_PAID = sql.Table(
+    "paid",
+    _METADATA,
+    sql.Column("injection", sql.String, primary_key=True),
+    sql.Column("day", sql.String, nullable=False),
+)
 _EXPERIENCES = sql.Table(
     "experiences",
     _METADATA,
@@ -119,7 +125,8 @@ class Store:
                     connection.exec_driver_sql(f"PRAGMA user_version={VERSION}")
                     version = VERSION
                 elif version == VERSION:
-                    _CHARGED.create(connection, checkfirst=True)  # the first memories of this version had none
+                    for table in (_CHARGED, _PAID):  # the first memories of this version had none
+                        table.create(connection, checkfirst=True)
         except sql.exc.DatabaseError as error:
             raise Unsafe(f"the service's memory {path} cannot be read: {error.orig}") from error
         if version != VERSION:
@@ -143,10 +150,18 @@ class Store:
             row = connection.execute(sql.select(_DAYS).where(_DAYS.c.day == day)).first()
         return Spent() if row is None else Spent(row.minutes, row.harm_min)
 
-    def spend(self, day: str, minutes: float, harm_min: float = 0.0) -> None:
-        """Adds to what a day has cost."""
+    def spend(self, day: str, minutes: float, harm_min: float = 0.0, injections: Sequence[str] = ()) -> None:
+        """Adds to what a day has cost, and keeps for which injections: both or neither."""
         with self._engine.begin() as connection:
             _spend(connection, day, Spent(minutes, harm_min))
+            if injections:
+                rows = [{"injection": injection, "day": day} for injection in injections]
+                connection.execute(sql.insert(_PAID).prefix_with("OR IGNORE"), rows)
+
+    def is_paid(self, injection: str) -> bool:
+        """Tells whether what an injection has cost is counted."""
+        with self._engine.connect() as connection:
+            return connection.execute(sql.select(_PAID).where(_PAID.c.injection == injection)).first() is not None
 
     def charge(self, run: str, costs: Sequence[tuple[str, Spent]], rung: Rung | None, now: datetime) -> bool:
         """Charges what a killed run has cost, all of it or nothing, and only once.
@@ -239,7 +254,8 @@ class Store:
         with self._engine.begin() as connection:
             connection.execute(_EXPERIENCES.delete().where(_EXPERIENCES.c.at < before.timestamp()))
             connection.execute(_CHARGED.delete().where(_CHARGED.c.at < before.timestamp()))
-            connection.execute(_DAYS.delete().where(_DAYS.c.day < day))
+            for table in (_DAYS, _PAID):
+                connection.execute(table.delete().where(table.c.day < day))
 
     def close(self) -> None:
         """Closes the database."""
