@@ -104,10 +104,13 @@ def test_its_odds_are_odds(network, pool):
     with torch.no_grad():
         odds = odds_of(network, Surroundings.of(encoding.seen(campaigns.state)), allowed).weak[allowed]
     weak = campaigns.would_show()[allowed].float()
-    for low, high, within_of in ((0.0, 0.15, 0.12), (0.15, 0.4, 0.12), (0.4, 1.0, 0.2)):
+    filled = 0
+    for low, high, within_of in ((0.0, 0.15, 0.05), (0.15, 0.4, 0.12), (0.4, 1.0, 0.2)):
         within = (odds >= low) & (odds < high)
         if int(within.sum()) > 200:
+            filled += 1
             assert float(weak[within].mean()) == pytest.approx(float(odds[within].mean()), abs=within_of)
+    assert filled >= 2, "who says the same of every arm knows nothing"
 
 
 def test_it_knows_what_is_new_no_more(network, pool):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from actuators.errors import BadInput
+from agent.alone import alone
 from agent.learning.arena import greedily
 from agent.learning.policy_file import policy_in, read, store
 from agent.learning.posterior import ArmNetwork
@@ -190,10 +194,19 @@ def test_a_training_on_other_clusters_or_from_another_teacher_does_not_go_on(poo
 
 
 def test_a_folder_of_a_groups_training_is_no_folder_of_one_alone(tmp_path):
-    require_same(tmp_path, Practice(), {"clusters": 1}, workers=2)
-    require_same(tmp_path, Practice(), {"clusters": 1}, workers=2)
+    of_two, of_one = ({"workers": workers, "over_ray": True} for workers in (2, 1))
+    for folder, group in ((tmp_path / "two", of_two), (tmp_path / "one", of_one)):
+        folder.mkdir()
+        require_same(folder, Practice(), {"clusters": 1}, **group)
+        require_same(folder, Practice(), {"clusters": 1}, **group)
+        with pytest.raises(BadInput, match="other settings"):
+            require_same(folder, Practice(), {"clusters": 1})
+
+
+def test_settings_that_cannot_be_read_are_of_another_training(tmp_path):
+    (tmp_path / "training.json").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="other settings"):
-        require_same(tmp_path, Practice(), {"clusters": 1}, workers=1)
+        require_same(tmp_path, Practice(), {"clusters": 1})
 
 
 # ---- the policy that comes of it ------------------------------------------------------------------------------------
@@ -268,9 +281,48 @@ def test_training_from_a_teacher_writes_down_how_it_went(tmp_path, monkeypatch):
     assert set(record["held_out"]["figures"]) >= {"random", "thompson", "static", "posterior", "ppo", "oracle"}
     assert record["teacher"] == json.loads(teacher.with_suffix(".json").read_text())["sha256"]
     assert isinstance(policy_in(out), PpoPolicy)
-    assert (tmp_path / "run" / "log-0" / "progress.csv").read_text().count("\n") > 1
+    assert record["went_on"] is False
+    with (tmp_path / "run" / "log-0" / "progress.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["aside/area"]) < 1.0, "the last look is kept as well"
+    assert int(last["time/total_timesteps"]) == BRIEF.experiments
     (events,) = (tmp_path / "run" / "log-0").glob("events.out.tfevents.*")
     assert b"aside/area" in events.read_bytes(), "for TensorBoard"
+
+
+def test_two_do_not_learn_in_one_folder(tmp_path):
+    """Whoever comes second touches nothing: the first one's Ray would be taken for what a dead one has left."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "ray-folder").write_text("/tmp/bb-of-the-first\n")
+    command = ("train", "--algorithm", "ppo", "--run-dir", str(run), "--out", str(tmp_path / "it.safetensors"))
+    with alone(run / "lock", BadInput):
+        refused(backburn(*command), 2, f"a training (pid {os.getpid()}) is at work in {run} already")
+    assert sorted(path.name for path in run.iterdir()) == ["lock", "ray-folder"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    command = (
+        "train",
+        "--algorithm",
+        "ppo",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--out",
+        str(tmp_path / "it.safetensors"),
+    )
+    refused(backburn(*command), 2, "--run-dir", "cannot be made: File exists")
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [('{"sha256": "of a training that could not end"}', None), ('{"auc": 1}', "describes no policy"), ("[]", "object")],
+)
+def test_what_stands_beside_a_policy_is_not_replaced_by_its_record(tmp_path, beside, said):
+    (tmp_path / "it.json").write_text(beside)
+    with nullcontext() if said is None else pytest.raises(BadInput, match=said):
+        _require(tmp_path / "it.safetensors", "cpu", 0)
 
 
 def test_every_worker_needs_a_card_of_its_own(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ class FlooredPolicy:
         self._every = every
 
     def choose(self, observation: Observation, mask: Mask) -> int:
-        """Returns an allowed experiment; stops when the policy does."""
+        """Returns an allowed experiment; where it is no kind's turn, what the policy says, its stop as well."""
         untried = self._whose_turn(observation, mask)
         if not len(untried):
             return self.policy.choose(observation, mask)

@@ -73,8 +73,9 @@ def _undisturbed() -> Iterator[None]:
         yield
         return
     before = os.sched_getscheduler(0), os.sched_getparam(0)
-    with suppress(OSError):  # one that a service manager has chosen may be fixed
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if before[0] == os.SCHED_OTHER:  # whoever was told to run only when nobody else does, goes on so
+        with suppress(OSError):  # it may be fixed
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         yield
     finally:
@@ -141,7 +142,7 @@ def end_leftovers(folder: Path) -> list[int]:
         BadInput: the folder names files that cannot be Ray's; nothing was ended.
     """
     try:
-        root = (folder / _MARK).read_text(encoding="utf-8").strip()
+        root = (folder / _MARK).read_bytes().decode("utf-8", "replace").strip()
     except OSError:
         return []
     if not root:

@@ -77,10 +77,13 @@ def store(network: Network, path: Path, record: Mapping[str, Any]) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
-    draft.write_bytes(weights)
-    path.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    # Last, and in one step: a policy that is there is whole, and a training that could not write it can do so again.
-    draft.replace(path)
+    try:
+        draft.write_bytes(weights)
+        path.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        # Last, and in one step: a policy that is there is whole, and a training that could not write it can try again.
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def policy_in(path: Path) -> Policy:

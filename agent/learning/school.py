@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from actuators.errors import BadInput
+from envs import encoding
 from envs.simulator.pool import Pool, pool_of
 from envs.simulator.structure import VERSION, Generator
 
+from ..alone import alone
 from .arena import (
     Chooser,
     Tally,
@@ -35,9 +37,9 @@ from .arena import (
 from .floor import RARELY
 from .policy_file import Network, learnt_on, read, record_of, store
 from .posterior import ArmNetwork
-from .ppo.checkpoint import require_same
+from .ppo.checkpoint import has_begun, require_same
 from .ppo.choosing import preferring
-from .ppo.practice import FolderKeeper, Practice, Standing, practised
+from .ppo.practice import RULE, FolderKeeper, Practice, Standing, practised
 from .ppo.set_policy import SetPolicy
 from .suite import ASIDE_SEED, LUCK_SEED, SEED, has_seen_what_is_held_back
 from .train import Lessons, Progress, taught
@@ -132,17 +134,29 @@ def train_ppo(
         )
     here = device if ray_address is None else "cpu"  # workers elsewhere have cards of their own
     _require(path, here, practice.seed, workers)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--run-dir {folder}: cannot be made: {error.strerror}") from error
     torch.set_num_threads(threads)
     began_s = time.monotonic()
-    origin = {"generator": _plain(asdict(generator)), "clusters": _CLUSTERS, "teacher": record_of(teacher)["sha256"]}
-    went_on = folder.is_dir() and any(folder.iterdir())
-    if workers > 1 or ray_address is not None:
-        from .ppo.together import Group, practised_together
+    origin = {
+        "generator": _plain(asdict(generator)),
+        "clusters": _CLUSTERS,
+        "teacher": record_of(teacher)["sha256"],
+        "simulator": VERSION,
+        "encoding": encoding.VERSION,
+        "rule": RULE,
+    }
+    with alone(folder / "lock", lambda pid: BadInput(f"a training (pid {pid}) is at work in {folder} already")):
+        went_on = has_begun(folder)
+        if workers > 1 or ray_address is not None:
+            from .ppo.together import Group, practised_together
 
-        group = Group(workers, threads, device, ray_address, generator, _CLUSTERS, _ASIDE, ASIDE_SEED)
-        policy = practised_together(group, practice, network, folder, origin)
-    else:
-        policy = _alone(practice, generator, console, network, folder, device, origin).cpu()
+            group = Group(workers, threads, device, ray_address, generator, _CLUSTERS, _ASIDE, ASIDE_SEED)
+            policy = practised_together(group, practice, network, folder, origin)
+        else:
+            policy = _alone(practice, generator, console, network, folder, device, origin).cpu()
     record = _machine(device, threads, began_s) | {
         "workers": workers,
         "went_on": went_on,  # after it was cut off; the seconds are those of the last start
@@ -170,7 +184,7 @@ def _alone(
     origin: Mapping[str, Any],
 ) -> SetPolicy:
     keeper = FolderKeeper(folder)
-    require_same(folder, practice, origin, workers=1)
+    require_same(folder, practice, origin)
     pool = _pool(generator, practice.seed, console)
 
     def tell(standing: Standing) -> None:
@@ -240,6 +254,9 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 (any JSON)
 def _require(path: Path, device: str, seed: int, workers: int = 1) -> None:
     if path.suffix != ".safetensors" or path.exists():
         raise BadInput(f"--out {path}: {'exists already' if path.exists() else 'has to end in .safetensors'}")
+    beside = path.with_suffix(".json")
+    if beside.exists() and "sha256" not in record_of(path):
+        raise BadInput(f"--out {path}: would replace {beside}, which describes no policy; allowed is another name")
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: PyTorch sees no GPU here; allowed is cpu")
     if device == "cuda" and torch.cuda.device_count() < workers:

@@ -114,24 +114,34 @@ def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def require_same(folder: Path, practice: Practice, origin: Mapping[str, Any], workers: int) -> None:
+def require_same(
+    folder: Path, practice: Practice, origin: Mapping[str, Any], *, workers: int = 1, over_ray: bool = False
+) -> None:
     """Writes down whose folder it is.
 
     Args:
         folder: of checkpoints.
         practice: of the training.
         origin: which clusters it learns on and which teacher it begins as, JSON.
-        workers: that learn together: checkpoints of a group are no checkpoints of one alone.
+        workers: that learn together.
+        over_ray: whether they do so over Ray Train: checkpoints of a group, even of one, are none of one alone.
 
     Raises:
         BadInput: it is another training's.
     """
-    settings = {"practice": asdict(practice), "origin": dict(origin), "workers": workers}
-    path, text = folder / _SETTINGS, json.dumps(settings, sort_keys=True, indent=1) + "\n"
+    settings = {"practice": asdict(practice), "origin": dict(origin), "workers": workers, "over_ray": over_ray}
+    path, text = folder / _SETTINGS, (json.dumps(settings, sort_keys=True, indent=1) + "\n").encode()
     if not path.exists():
-        path.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
+        draft = path.with_suffix(".draft")
+        draft.write_bytes(text)
+        draft.replace(path)
+    elif path.read_bytes() != text:
         raise BadInput(f"{path} is of a training with other settings; allowed is to go on with the same")
+
+
+def has_begun(folder: Path) -> bool:
+    """Tells whether a folder holds a checkpoint, of one alone or of a group."""
+    return any(folder.rglob(f"*{NAME}"))
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

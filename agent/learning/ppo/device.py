@@ -1,6 +1,8 @@
 """MaskablePPO whose rollout never leaves the device: one overridden method, and a buffer of tensors.
 
-Everything that makes it PPO, `train()` above all, is sb3-contrib's. What is kept of a state is what it takes to judge
+Everything that makes it PPO (Schulman et al., "Proximal policy optimization algorithms", 2017; with masked actions:
+Huang and Ontañón, "A closer look at invalid action masking in policy gradient algorithms", FLAIRS 2022), `train()`
+above all, is sb3-contrib's. What is kept of a state is what it takes to judge
 the choice made in it (`looks.Kept`), a small part of what was seen.
 """
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -30,6 +30,9 @@ from .device import DevicePPO
 from .event_file import EventFile
 from .set_policy import SetPolicy
 
+RULE: Final = 2
+"""Version of how is learnt: a training goes on by the same rule only. 2: workers average once per rollout."""
+
 _ASIDE_MIN = 20.0
 _SEEDS_APART = 1000
 
@@ -45,7 +48,7 @@ class Practice:
         minibatch: experiments per gradient.
         epochs: passes over a rollout.
         critic_first: rollouts from which only the value is learnt.
-        rate: learning rate at first; it falls to nothing in a line.
+        rate: learning rate at first; it falls in a line, and is nothing at the last rollout.
         leash: price of straying from the teacher, per nat.
         discount: of rewards, per experiment.
         trace: lambda of GAE: how far the critic is distrusted. One that is privileged deserves trust.
@@ -189,6 +192,8 @@ def practised(
         try:
             model.learn(left, callback=watch, reset_num_timesteps=False)
             watch.look()
+            model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+            model.logger.dump(model.num_timesteps)  # SB3 does so before it learns from a rollout, and not at the end
         finally:
             model.logger.close()
     return beside["best"].eval()

@@ -221,7 +221,7 @@ def _picked(z: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
 
 
 def _drawn(log_prob: torch.Tensor, deterministic: bool) -> torch.Tensor:
-    """Draws by the Gumbel-max trick, or takes the likeliest."""
+    """Draws by the Gumbel-max trick (Maddison et al., "A* sampling", NeurIPS 2014), or takes the likeliest."""
     if deterministic:
         return log_prob.argmax(-1)
     noise = -torch.log(-torch.log(torch.rand_like(log_prob).clamp(1e-10, 1.0 - 1e-7)))

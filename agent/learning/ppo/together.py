@@ -105,7 +105,7 @@ def practised_together(
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.absolute()
-    checkpoint.require_same(folder, practice, origin, group.workers)
+    checkpoint.require_same(folder, practice, origin, workers=group.workers, over_ray=True)
     settings = {
         "group": group,
         "practice": practice,
@@ -161,7 +161,8 @@ def _fitted(group: Group, settings: Mapping[str, Any], folder: Path) -> Path:
         run_config=RunConfig(
             name=_RUN,
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=_RESTARTS),
+            # A cluster that has no room for them is a failure of its own kind, tried again without end if not told.
+            failure_config=FailureConfig(max_failures=_RESTARTS, controller_failure_limit=_RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
