@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -233,6 +234,26 @@ def test_the_mask_is_what_the_guards_would_say(pool):
                 assert not verdicts[key], f"{key} is possible on everything that there is, and nowhere offered"
             checked += 1
     assert checked >= 100_000
+
+
+def test_in_whatever_state_the_mask_is_what_the_cluster_offers_and_what_can_be_told(pool):
+    """On 100,000 states of random campaigns: no state changes what guards say of an arm on a cluster that is steady."""
+    count = 4096
+    campaigns, random = Campaigns(pool, count, seed=9), torch.Generator().manual_seed(9)
+    weakness = HISTORY_FEATURES.index("weakness")
+    shrunk = 0
+    for _ in range(25):
+        told = (campaigns.state.history[..., weakness] > 0).any(-1)
+        untold = torch.zeros_like(told)
+        for name, kind in CATALOGUE.items():
+            if kind.trigger is not None:
+                untold[..., KINDS.index(name)] = told[..., KINDS.index(kind.trigger)]
+        offered = pool.available[campaigns.cluster].view(count, pool.places, len(KINDS), len(LEVELS))
+        expected = offered & ~untold[..., None]
+        assert torch.equal(campaigns.masks()[:, :-1], expected.flatten(1))
+        shrunk += int((offered != expected).flatten(1).any(1).sum())
+        campaigns.step(random_actions(campaigns, random))
+    assert shrunk > 100
 
 
 WHEREVER = {CATALOGUE[kind].capability for kind in ("pod.kill", "pod.memory_stress")}
@@ -637,10 +658,26 @@ def test_an_action_that_does_not_exist_is_one_clear_error(pool, action):
         env.step(action)
 
 
-@pytest.mark.parametrize("given", [{"clusters": 0}, {"budget_min": (5.0, 1.0)}, {"budget_min": (0.0, 1.0)}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"clusters": 0},
+        {"budget_min": (5.0, 1.0)},
+        {"budget_min": (0.0, 1.0)},
+        {"budget_min": (5.0, math.inf)},
+        {"budget_min": (math.nan, 5.0)},
+    ],
+)
 def test_an_impossible_environment_is_one_clear_error(given):
     with pytest.raises(BadInput, match=next(iter(given))):
         SimulatedChaosEnv(**given)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 1)])
+def test_a_vector_takes_one_action_for_each_environment(pool, shape):
+    many = SimulatedChaosVectorEnv(4, pool=pool)
+    with pytest.raises(BadInput, match=r"allowed is \(4,\), one per environment"):
+        many.step(np.full(shape, many.campaigns.stop))
 
 
 def test_a_latent_fault_is_masked_once_its_trigger_alone_has_broken_a_promise():

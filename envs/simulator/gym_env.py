@@ -11,6 +11,7 @@ and copies nothing.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias, cast
 
 import gymnasium as gym
@@ -126,9 +127,12 @@ class SimulatedChaosVectorEnv(gym.vector.VectorEnv[Observation, npt.NDArray[np.i
         """Runs one experiment in every campaign.
 
         Raises:
-            BadInput: there is no such action.
+            BadInput: there is no such action, or not one for each environment.
         """
-        step = self.campaigns.step(_actions(np.asarray(actions), self.campaigns.stop, self.campaigns.device))
+        chosen = np.asarray(actions)
+        if chosen.shape != (self.num_envs,):
+            raise BadInput(f"actions have shape {chosen.shape}; allowed is ({self.num_envs},), one per environment")
+        step = self.campaigns.step(_actions(chosen, self.campaigns.stop, self.campaigns.device))
         over = step.over.cpu().numpy()
         info: dict[str, Any] = {name: value.cpu().numpy() for name, value in _told(step).items()}
         observations = self._observations()
@@ -161,8 +165,8 @@ def _campaigns(
     if clusters < 1:
         raise BadInput(f"clusters: {clusters}; allowed are values from 1")
     low, high = budget_min
-    if not 0.0 < low <= high:
-        raise BadInput(f"budget_min: {low:g} to {high:g}; allowed is a range above 0")
+    if not 0.0 < low <= high < math.inf:
+        raise BadInput(f"budget_min: {low:g} to {high:g}; allowed is a finite range above 0")
     pool = pool or pool_of(generator or Generator(), clusters, seed=pool_seed)
     return Campaigns(pool, count, budget_min=budget_min, restarts=False)
 
