@@ -57,6 +57,11 @@ class PhaseClock:
         self.seconds: dict[str, float] = {}
         self.entries: dict[str, int] = {}
 
+    def begin_anew(self) -> None:
+        """Forgets what it has added up so far."""
+        self._phase = None
+        self.seconds, self.entries = {}, {}
+
     def entered(self, phase: str, fault: Fault | None, ends_at_s: float | None) -> None:
         """Ends the phase before, and begins the next one."""
         if self._phase is not None:

@@ -44,7 +44,7 @@ class Timings:
         campaign_s: from the first gate to the last revert.
         agent_cpu_s: processor time of the agent during the campaign.
         agent_own_s: time of the campaign in which the agent did not wait for the cluster.
-        phases_s: per phase of experiments, how long it took in all.
+        phases_s: per phase of the campaign's experiments, how long it took in all.
         phase_entries: per phase, how often it was entered.
     """
 
@@ -197,6 +197,7 @@ class Run:
         self.topology, self.planted = env.topology.to_json(), world.planted()
         self._interruption.tell(env.experimenter.supervisor.interrupt)
         self.folder.note(state="running", topology=self.topology)
+        self._phases.begin_anew()
         cpu_s, waited_s = time.process_time(), env.experimenter.lookout.waited_s
         with self._timed("campaign_s"):
             policy = self._policy(env)

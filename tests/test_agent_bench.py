@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import subprocess
+import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from actuators.catalogue import kind_of
+from actuators.errors import BackburnError, BadInput, Unsafe
 from agent.bench import workers
 from agent.bench.__main__ import Memory, measured
+from agent.bench.beside import in_one_line, whole_from_1
 from agent.bench.drilled import Ban, answered, timeline
 from agent.bench.halts import calm, figures, halted, undone_faults
+from agent.bench.remains import Remains
 from agent.bench.tuning import Trial, lines_of, tuned
 from agent.learning.regression import Prior
+from agent.run import Run
 from agent.settings import load
 from safety.journal import Entry
 from tests.conftest import config_file
@@ -53,14 +62,20 @@ def test_what_is_halted_can_be_undone_and_ends_with_the_lever(settings, tmp_path
     assert 0.0 <= abs(halted(world.experimenter, world.state.lever, faults[0], 0.0)) < 5.0
     assert not world.state.lever.read().engaged
     assert world.state.journal.open_injections() == []
+    world.experimenter.lookout.poll = poll
+    world.experimenter.supervisor.watch = lambda injection, _: world.experimenter.supervisor.revert(
+        injection, "telemetry", "it was lost"
+    )
+    assert calm(world.experimenter, faults[0])
+    assert halted(world.experimenter, world.state.lever, faults[0], 0.0) is None, "that was no halt"
     world.close()
 
 
 def test_figures_of_a_run_stand_beside_what_was_aimed_for(tmp_path):
     settings = load(config_file(tmp_path, "local.yaml"))
     timings = {
-        "phase_entries": {"gate": 10},
-        "phases_s": {"gate": 100.0, "calibrate": 250.0},
+        "phase_entries": {"gate": 12},  # a campaign waits at a gate where it then runs no experiment, too
+        "phases_s": {"gate": 100.0, "ending everything": 3.0},
         "campaign_s": 400.0,
         "agent_own_s": 4.0,
         "agent_cpu_s": 8.0,
@@ -68,12 +83,63 @@ def test_figures_of_a_run_stand_beside_what_was_aimed_for(tmp_path):
         "bring_up_s": 50.0,
         "calibration_s": 250.0,
     }
-    found = measured({"timings": timings, "decision_s": [0.001, 0.002, 0.2]}, Memory(settings), 2)
+    facts = {"timings": timings, "decision_s": [0.001, 0.002, 0.2], "ended_by": "the budget is spent"}
+    found = measured(facts, 10, Memory(settings), 2)
     assert found["an experiment in all"] == {"value": 40.0, "unit": "s", "against": 42.0, "ratio": 0.9524}
     assert found["phase: gate"]["value"] == 10.0
-    assert "phase: calibrate" not in found
+    assert "phase: ending everything" not in found
     assert found["the agent's own share of the time"]["ratio"] == 0.5
     assert found["a decision, longest"]["value"] == 200.0
+    for experiments, decisions in ((0, []), (1, [])):
+        with pytest.raises(BadInput, match="nothing was measured: the budget is spent"):
+            measured(facts | {"decision_s": decisions}, experiments, Memory(settings), 2)
+
+
+def test_only_what_a_campaign_did_counts_in_its_phases(settings, tmp_path):
+    out = tmp_path / "run"
+    Run(settings, out, Console(quiet=True)).execute()
+    timings = json.loads((out / "run.json").read_text())["timings"]
+    assert "calibrate" not in timings["phases_s"]
+    outcomes = [json.loads(line) for line in (out / "outcomes.jsonl").read_text().splitlines()]
+    assert timings["phase_entries"]["in force"] == sum(each["injection_id"] is not None for each in outcomes)
+
+
+def test_whatever_is_left_of_a_cluster_is_found_by_folder_and_by_session(tmp_path):
+    """A process in whose command line nothing tells, as a platform's are, and one that names the folder of a run."""
+    settings = load(config_file(tmp_path, "local.yaml"))
+    wait = "import sys; sys.stdin.read()"
+    remains, pids = Remains(settings), []
+    with ExitStack() as ends:
+        for arguments in ([], [str(settings.runs_dir / "one" / "settings.yaml")], [f"{settings.runs_dir}-of-another"]):
+            command = [sys.executable, "-c", wait, *arguments]
+            process = ends.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=not arguments)
+            )
+            ends.callback(process.kill)
+            pids.append(process.pid)
+        settings.cluster_state_dir.mkdir(parents=True)
+        handle = settings.cluster_state_dir / "platform.json"
+        handle.write_text(json.dumps({"root": "/tmp/backburn-0000", "session_id": pids[0]}))
+        remains.look()
+        handle.unlink()
+        remains.look()
+        assert sorted(int(found.split()[0]) for found in remains.running()) == sorted(pids[:2])
+
+
+def test_a_measurement_that_cannot_be_made_is_one_line(capsys):
+    for error, code in ((BadInput("a\nb"), 2), (Unsafe("a\nb"), 3), (BackburnError("a\nb"), 4)):
+
+        def failing(error: BackburnError = error) -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as ended:
+            in_one_line(failing)
+        assert ended.value.code == code
+        assert capsys.readouterr().err == "a b\n"
+    for text in ("0", "-1", "1.5", "many"):
+        with pytest.raises(argparse.ArgumentTypeError, match="allowed is a whole number from 1"):
+            whole_from_1(text)
+    assert whole_from_1("12") == 12
 
 
 def moment(seconds: float) -> datetime:

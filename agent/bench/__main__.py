@@ -22,10 +22,12 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from actuators.errors import BadInput
+
 from ..build.local import handle_path
 from ..run import Run
 from ..settings import PACKAGED, Settings, load
-from .beside import machine_and_command
+from .beside import in_one_line, machine_and_command
 from .rates import AIMS, growth, rates
 
 _SAMPLE_EVERY_S = 5.0
@@ -75,20 +77,25 @@ def _pss_mb(process: psutil.Process) -> float:
         return 0.0
 
 
-def measured(run: Mapping[str, Any], memory: Memory, host_cores: int) -> dict[str, dict[str, Any]]:
+def measured(run: Mapping[str, Any], experiments: int, memory: Memory, host_cores: int) -> dict[str, dict[str, Any]]:
     """Returns every figure of a run.
 
     Args:
         run: the content of its `run.json`.
+        experiments: how many it came to, shams included.
         memory: what was watched meanwhile.
-        host_cores: processors of this machine.
+        host_cores: processors that this process may use.
+
+    Raises:
+        BadInput: nothing was measured: there was no time for an experiment.
     """
     timings = run["timings"]
-    experiments = max(1, timings["phase_entries"].get("gate", 1))
+    if not experiments or not run["decision_s"]:
+        raise BadInput(f"nothing was measured: {run['ended_by']}; --budget-min has to allow for an experiment")
     figures = {
         f"phase: {phase}": _figure(seconds / experiments, "s per experiment")
         for phase, seconds in timings["phases_s"].items()
-        if phase not in {"calibrate", "ending everything"}
+        if phase != "ending everything"
     }
     figures["an experiment in all"] = _figure(timings["campaign_s"] / experiments, "s", against=42.0)
     figures["the agent's own share of the time"] = _figure(timings["agent_own_s"] / timings["campaign_s"], "", 0.02)
@@ -126,8 +133,10 @@ def main() -> None:
     with memory.watched():
         run.execute()
     facts = json.loads((run.folder.path / "run.json").read_text(encoding="utf-8"))
-    cores = os.cpu_count() or 1
-    figures = measured(facts, memory, cores)
+    cores = len(os.sched_getaffinity(0))
+    outcomes = run.folder.path / "outcomes.jsonl"
+    experiments = len(outcomes.read_bytes().splitlines()) if outcomes.exists() else 0
+    figures = measured(facts, experiments, memory, cores)
     for what, rate in rates(cores).items():
         figures[f"simulated, {what}"] = _figure(rate, "experiments/s", AIMS["cpu"].get(what))
     costs = growth()
@@ -145,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -35,9 +35,10 @@ from safety.journal import APPLIED, CLEAN, INTENDED, LEAKED, Entry, Journal
 
 from ..findings.ground_truth import SWITCHES
 from ..settings import PACKAGED, Settings, load
-from .beside import machine_and_command
+from .beside import in_one_line, machine_and_command
 from .drilled import Ban, answered, moment_of, of_run, timeline
-from .soak import growth, orphans
+from .remains import Remains
+from .soak import growth
 
 _SAMPLE_EVERY_S = 10.0
 _LOOK_EVERY_S = 0.1
@@ -55,11 +56,13 @@ class Drill:
         settings: of the service; its schedule is left to the drill.
         folder: keeps its settings and what the service prints.
         minutes: of the whole drill.
+        remains: looks at the cluster every few seconds.
     """
 
     settings: Settings
     folder: Path
     minutes: float
+    remains: Remains
     bans: list[Ban] = field(default_factory=list)
     samples: list[list[float]] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
@@ -103,7 +106,7 @@ class Drill:
         standing = {e.injection for e in entries if e.event == INTENDED} - {
             e.injection for e in entries if e.event == CLEAN
         }
-        left = orphans(self.settings)
+        left = self.remains.running()
         columns = enumerate(("rss_mib", "file_handles", "threads"), start=2)
         return {
             "minutes": self.minutes,
@@ -218,6 +221,7 @@ class Drill:
         if process is None or time.monotonic() - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = time.monotonic()
+        self.remains.look()
         if process.poll() is not None:
             if process.returncode != -signal.SIGKILL:
                 raise RuntimeError(f"the service has ended with {process.returncode}; see {self.folder}/service.log")
@@ -254,7 +258,8 @@ def main() -> None:
     if chosen.switches is not None:
         overrides["cluster.switches"] = dict.fromkeys(SWITCHES, chosen.switches)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the service, too
-    drill = Drill(load(PACKAGED / "local.yaml", overrides), folder, chosen.minutes)
+    settings = load(PACKAGED / "local.yaml", overrides)
+    drill = Drill(settings, folder, chosen.minutes, Remains(settings))
     drill.run()
     facts = drill.facts()
     (folder / "drill.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -273,4 +278,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -33,7 +33,7 @@ from ..interruption import Interruption
 from ..progress import Display
 from ..run import brought_up
 from ..settings import PACKAGED, Settings, load
-from .beside import machine_and_command
+from .beside import in_one_line, machine_and_command, whole_from_1
 
 _AIM_S = 1.0
 _IN_FORCE_S = (1.0, 3.0)
@@ -51,7 +51,8 @@ def halted(experimenter: Experimenter, lever: Lever, fault: Fault, after_s: floa
         after_s: when to pull, seconds after the injection.
 
     Returns:
-        Seconds from the pull until the fault's absence was observed; None if the fault was refused.
+        Seconds from the pull until the fault's absence was observed, NaN if it was not; None if there was no halt: the
+        fault was refused, or something else has ended it.
     """
     supervisor, lookout = experimenter.supervisor, experimenter.lookout
     injection = supervisor.inject(fault, lookout.vitals())
@@ -74,9 +75,9 @@ def halted(experimenter: Experimenter, lever: Lever, fault: Fault, after_s: floa
         puller.join()
         lookout.fault_in_force = False
         lever.release("measured", _BY)
-    if stop.cause != "lever" or not stop.clean:
+    if not stop.clean:
         return float("nan")
-    return gone_s - pulled[0]
+    return gone_s - pulled[0] if stop.cause == "lever" else None
 
 
 def calm(experimenter: Experimenter, fault: Fault) -> bool:
@@ -142,7 +143,7 @@ def figures(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 def main() -> None:
     """Measures, prints, and writes down."""
     parser = argparse.ArgumentParser(prog="python -m agent.bench.halts", description=__doc__.partition("\n")[0])
-    parser.add_argument("--halts", type=int, default=60, help="how often to pull the lever")
+    parser.add_argument("--halts", type=whole_from_1, default=60, help="how often to pull the lever")
     chosen = parser.parse_args()
     settings = load(PACKAGED / "local.yaml", {"cluster.switches": dict.fromkeys(SWITCHES, "hardened")})
     console = Console()
@@ -166,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

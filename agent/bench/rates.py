@@ -35,7 +35,7 @@ from ..learning.ppo.practice import Practice
 from ..learning.ppo.set_policy import SetPolicy
 from ..learning.ppo.vec_env import CampaignsVecEnv
 from ..learning.train import Lessons, taught
-from .beside import machine_and_command
+from .beside import in_one_line, machine_and_command
 
 Model = TypeVar("Model", bound=MaskablePPO)
 
@@ -274,4 +274,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy.stats import theilslopes
 
 from actuators.clock import BootClock
-from actuators.errors import BackburnError, BadInput
+from actuators.errors import BadInput
 from envs.outcome import Outcome
 from envs.scoring import Verdict
 
@@ -33,7 +33,8 @@ from ..service.runner import Service
 from ..service.status import Status
 from ..service.store import Store
 from ..settings import PACKAGED, Settings, load
-from .beside import machine_and_command
+from .beside import in_one_line, machine_and_command, whole_from_1
+from .remains import Remains
 
 _SAMPLE_EVERY = 10
 _WARM_UP = 0.25
@@ -55,13 +56,20 @@ class Tally:
         progress: shows how far it is.
         experiments: how many are wanted; None if minutes decide.
         minutes: how many are wanted; None if experiments decide.
+        remains: looks at the cluster after every experiment.
 
     Raises:
         BadInput: the file is another soak's, or none.
     """
 
     def __init__(
-        self, path: Path, cluster: str, progress: Progress, experiments: int | None, minutes: float | None
+        self,
+        path: Path,
+        cluster: str,
+        progress: Progress,
+        experiments: int | None,
+        minutes: float | None,
+        remains: Remains,
     ) -> None:
         self._path = path
         self._progress = progress
@@ -73,10 +81,12 @@ class Tally:
         self._before_s = float(self.facts["seconds"])
         self._task = progress.add_task("experiments", total=experiments, completed=self.facts["experiments"])
         self.service: Service | None = None
+        self.remains = remains
 
     def outcome(self, outcome: Outcome) -> None:
         """An experiment has been judged."""
         facts = self.facts
+        self.remains.look()
         facts["experiments"] += 1
         facts["verdicts"] = dict(Counter(facts["verdicts"]) + Counter([str(outcome.verdict)]))
         if outcome.fault is None:
@@ -144,17 +154,6 @@ def growth(samples: list[list[float]], column: int) -> float | None:
     return 1000.0 * float(theilslopes([each[column] for each in warm], [each[1] for each in warm]).slope)
 
 
-def orphans(settings: Settings) -> list[str]:
-    """Returns the processes that still work for a cluster, this one left out."""
-    place = str(settings.cluster_state_dir.resolve())
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        command = " ".join(process.info["cmdline"] or ())
-        if place in command and process.info["pid"] != os.getpid():
-            found.append(f"{process.info['pid']} {command[:120]}")
-    return found
-
-
 def soaked(settings: Settings, tally: Tally, console: Console) -> dict[str, Any]:
     """Runs the service until the tally is full; returns all facts, what was left behind included."""
     state = open_state(settings, BootClock(), f"soak {os.getpid()}")
@@ -175,7 +174,7 @@ def soaked(settings: Settings, tally: Tally, console: Console) -> dict[str, Any]
         facts = tally.facts
         facts["open"] = len(state.journal.open_injections())
         facts["leaked"] = max(facts["leaked"], len(state.journal.leaked()))
-        facts["orphans"] = orphans(settings)
+        facts["orphans"] = tally.remains.running()
         columns = enumerate(("rss_mib", "file_handles", "threads"), start=2)
         facts["growth_per_1000"] = {name: growth(facts["samples"], column) for column, name in columns}
         tally.write()
@@ -188,7 +187,7 @@ def main() -> None:
     """Soaks, prints, and writes down."""
     parser = argparse.ArgumentParser(prog="python -m agent.bench.soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--cluster", choices=("simulated", "local"), default="simulated")
-    parser.add_argument("--experiments", type=int, help="default: 10000 on simulated clusters")
+    parser.add_argument("--experiments", type=whole_from_1, help="default: 10000 on simulated clusters")
     parser.add_argument("--minutes", type=float, help="default: 60 on the embedded one")
     parser.add_argument("--folder", type=Path, help="one that was cut off goes on there")
     chosen = parser.parse_args()
@@ -214,15 +213,12 @@ def main() -> None:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, refresh_per_second=2,
     )  # fmt: skip
-    try:
-        with bar:
-            facts = soaked(
-                settings,
-                Tally(folder / "soak.json", chosen.cluster, bar, experiments, minutes),
-                Console(quiet=simulated, stderr=True),
-            )
-    except BackburnError as error:
-        sys.exit(f"soak: {error}")
+    with bar:
+        facts = soaked(
+            settings,
+            Tally(folder / "soak.json", chosen.cluster, bar, experiments, minutes, Remains(settings)),
+            Console(quiet=simulated, stderr=True),
+        )
     print(machine_and_command())  # noqa: T201
     for name, value in facts.items():
         if name != "samples":
@@ -231,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -31,6 +31,7 @@ from ..learning.policy import Policy
 from ..learning.regression import Prior
 from ..learning.rivals import UcbPolicy
 from ..learning.thompson import ThompsonPolicy
+from .beside import in_one_line, whole_from_1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def lines_of(trials: Sequence[Trial]) -> list[str]:
 def main() -> None:
     """Tries, prints, and writes down."""
     parser = argparse.ArgumentParser(prog="python -m agent.bench.tuning", description=__doc__.partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=32, help="settings of each rival")
-    parser.add_argument("--clusters", type=int, default=128)
+    parser.add_argument("--trials", type=whole_from_1, default=32, help="settings of each rival")
+    parser.add_argument("--clusters", type=whole_from_1, default=128)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

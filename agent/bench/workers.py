@@ -32,7 +32,7 @@ from ..learning.policy_file import SHIPPED, read
 from ..learning.posterior import ArmNetwork
 from ..learning.ppo.practice import FolderKeeper, Practice, practised
 from ..learning.ppo.together import Group, practised_together
-from .beside import machine_and_command
+from .beside import in_one_line, machine_and_command, whole_from_1
 
 _GENERATOR = Generator((16, 16))
 _CLUSTERS, _ASIDE, _ASIDE_SEED = 256, 8, 1
@@ -120,8 +120,8 @@ def _told(folder: Path) -> float:
 def main() -> None:
     """Measures, prints, and writes down."""
     parser = argparse.ArgumentParser(prog="python -m agent.bench.workers", description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=384, help="experiments on each cluster of a batch")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
+    parser.add_argument("--steps", type=whole_from_1, default=384, help="experiments on each cluster of a batch")
+    parser.add_argument("--rounds", type=whole_from_1, default=5, help="how often each is measured")
     parser.add_argument("--cases", nargs="+", choices=_CASES, default=list(_CASES), help="which; always alone as well")
     chosen = parser.parse_args()
     names = [name for name in _CASES if name == "alone" or name in chosen.cases]
@@ -146,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

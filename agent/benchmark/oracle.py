@@ -1,7 +1,8 @@
-"""The rival that knows what was planted: what could have been found at most, and how fast. Only a benchmark may ask it.
+"""The rival that knows what was planted. Only a benchmark may ask it.
 
 It runs the first sign of every planted switch, the strongest level that tells something about it first, each as often
-as its confirmation needs, the cheapest switch first. What nobody planted it does not look for.
+as its confirmation needs, the cheapest switch first. What nobody planted it does not look for, nor for another sign of
+a switch whose first one other weaknesses hide: a policy that sees through that may find what it does not.
 """
 
 from __future__ import annotations
