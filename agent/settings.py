@@ -80,7 +80,7 @@ class CampaignSettings(_Section):
 
     policy: str = "ppo"
     """`random`, `round_robin`, `ucb`, `genetic`, `incident`, `thompson`, `posterior`, `ppo`, the path of a policy
-    that `backburn train` wrote (.safetensors), or of a file of incidents (.yaml)."""
+    that `backburn train` wrote (.safetensors), or of a file of incidents (.yaml), or `module:function` of one's own."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds every random choice of the campaign."""

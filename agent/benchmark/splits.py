@@ -23,6 +23,7 @@ from ..learning import suite
 from ..learning.arena import Chooser, floored, greedily, knowing, one_by_one, randomly, statically
 from ..learning.floor import RARELY
 from ..learning.incident import IncidentPolicy, incidents_in
+from ..learning.own import is_own, own_policy
 from ..learning.policy import Policy
 from ..learning.policy_file import PPO_SORT, SHIPPED, learnt_on, read, record_of
 from ..learning.posterior import ArmNetwork
@@ -43,7 +44,8 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
     """Returns who makes each policy for so many clusters, one for every training of it.
 
     Args:
-        names: of rivals or shipped policies, or files of incidents or that `backburn train` wrote, or folders of those:
+        names: of rivals or shipped policies, `module:function` of one's own, or files of incidents or that `backburn
+            train` wrote, or folders of those:
             trainings of one policy that differ by their seeds. A policy that has learnt brings itself along with the
             head and the floor that it has on a real cluster (`as it ships`), and so does Thompson with its floor; a
             posterior-greedy one also as it would choose if it never learnt anything there (`static`).
@@ -75,14 +77,17 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
             if (found.keys() | known.keys()) & trained.keys():
                 raise BadInput(f"two policies are called {file.stem!r}; allowed are files and folders of other names")
             found |= trained
+        elif is_own(name):
+            own_policy(name, Path.cwd())(np.random.default_rng(0))  # what cannot be made is said before anything begins
+            found[name] = [partial(_own, name, Path.cwd())]
         elif name in known:
             found[name] = [known[name]]
             if name == "thompson":
                 found[f"{name} as it ships"] = [with_a_floor(known[name])]
         else:
             raise BadInput(
-                f"unknown policy {name!r}; allowed are {', '.join([*known, *SHIPPED])}, files of incidents that end in "
-                ".yaml, and files of `backburn train` or folders of them (with a slash)"
+                f"unknown policy {name!r}; allowed are {', '.join([*known, *SHIPPED])}, module:function of your own, "
+                "files of incidents that end in .yaml, and files of `backburn train` or folders of them (with a slash)"
             )
     return {**found, **{name: [known[name]] for name in _BOUNDS}}
 
@@ -90,6 +95,11 @@ def makers_of(names: Sequence[str]) -> dict[str, list[Maker]]:
 def is_path(name: str) -> bool:
     """Tells whether a policy is named by its file, one of incidents included, or by a folder of files."""
     return name.endswith((".safetensors", ".yaml")) or "/" in name
+
+
+def _own(name: str, folder: Path, count: int) -> Chooser:
+    make = own_policy(name, folder)
+    return one_by_one([make(np.random.default_rng(seed)) for seed in range(count)])
 
 
 def _trained(path: Path) -> dict[str, list[Maker]]:

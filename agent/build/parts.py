@@ -87,13 +87,14 @@ def _require_series(settings: Settings, series: Sequence[str]) -> None:
 
 
 def policy_named(name: str, random: np.random.Generator) -> Policy:
-    """Returns a policy by its name, the one in a file that `backburn train` wrote, or one by a file of incidents.
+    """Returns a policy by its name or by what makes it, one that `backburn train` wrote, or one by a file of incidents.
 
     Raises:
         BadInput: there is no such policy, or its file is of another version or damaged.
     """
     from ..learning.floor import RARELY, FlooredPolicy
     from ..learning.incident import IncidentPolicy, incidents_in
+    from ..learning.own import is_own, own_policy
     from ..learning.policy_file import SHIPPED, policy_in
     from ..learning.unlearned import UNLEARNED
 
@@ -105,9 +106,11 @@ def policy_named(name: str, random: np.random.Generator) -> Policy:
         return FlooredPolicy(policy_in(SHIPPED.get(name, Path(name))), RARELY)
     if name.endswith(".yaml"):
         return IncidentPolicy(incidents_in(Path(name)), random)
+    if is_own(name):
+        return own_policy(name, Path.cwd())(random)
     if name not in makers:
         raise BadInput(
-            f"unknown policy {name!r}; allowed are {', '.join([*makers, *SHIPPED])}, "
-            "files that end in .safetensors, and files of incidents that end in .yaml"
+            f"unknown policy {name!r}; allowed are {', '.join([*makers, *SHIPPED])}, files that end in .safetensors, "
+            "files of incidents that end in .yaml, and module:function of your own"
         )
     return makers[name]()

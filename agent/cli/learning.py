@@ -24,7 +24,7 @@ def benchmark(
     policies: Annotated[
         str | None,
         typer.Option(
-            help="Names or files, separated by commas; if not given random, round-robin, thompson and oracle, "
+            help="As for run, separated by commas; if not given random, round-robin, thompson and oracle, "
             "with --split all that have not learnt."
         ),
     ] = None,

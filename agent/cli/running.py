@@ -31,7 +31,9 @@ def run(
     experiments: Annotated[int | None, typer.Option(help="Most experiments that the policy may choose.")] = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="random, round_robin, ucb, genetic, incident, thompson, posterior, ppo, or a file."),
+        typer.Option(
+            help="random, round_robin, ucb, genetic, incident, thompson, posterior, ppo, a file, or module:function."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seeds every random choice; with --continuous, each campaign's beside the time.")
