@@ -84,6 +84,7 @@ class Run:
         timings: what took how long.
         topology: of the cluster as JSON, once it is there.
         planted: what is known to be weak on the cluster, once it is there; for nobody who decides.
+        fencing_token: under which its agent holds the cluster's lease, once it does.
         truth: on the embedded cluster, once the run has ended, how the findings compare with what was planted.
 
     Args:
@@ -121,6 +122,7 @@ class Run:
         self.timings = Timings()
         self.topology: Mapping[str, Any] = {}
         self.planted: Mapping[str, str] = {}
+        self.fencing_token: int | None = None
         self.truth: Mapping[str, list[str]] | None = None
         around = surroundings or Surroundings(Interruption(), Display(console, settings.campaign.budget_min))
         self._display, self._interruption, self._experiences = around.display, around.interruption, around.experiences
@@ -196,7 +198,8 @@ class Run:
         self._recall(env)
         self.topology, self.planted = env.topology.to_json(), world.planted()
         self._interruption.tell(env.experimenter.supervisor.interrupt)
-        self.folder.note(state="running", topology=self.topology)
+        self.fencing_token = world.fencing_token
+        self.folder.note(state="running", topology=self.topology, fencing_token=self.fencing_token)
         self._phases.begin_anew()
         cpu_s, waited_s = time.process_time(), env.experimenter.lookout.waited_s
         with self._timed("campaign_s"):

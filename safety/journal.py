@@ -15,6 +15,7 @@ once, however long the journal. Old entries may be forgotten; those of a fault t
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -187,6 +188,20 @@ class Journal:
     def leaked(self) -> list[Injection]:
         """Returns the injections whose absence nobody could observe, newest first."""
         return [injection for injection, state in self._standing() if state == LEAKED]
+
+    def intended_under(self, token: int) -> list[str]:
+        """Returns the injections that were intended under a fencing token, oldest first.
+
+        Raises:
+            Unsafe: a receipt cannot be read.
+        """
+        rows = self._db.execute("SELECT injection, receipt FROM entries WHERE event = ? ORDER BY seq", (INTENDED,))
+        try:
+            return [injection for injection, receipt in rows if json.loads(receipt)["token"] == token]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Unsafe(
+                f"the journal holds what cannot be read ({error!r}); whose faults they were is unknown"
+            ) from error
 
     def is_settled(self, injection: Injection) -> bool:
         """Tells whether an injection is clean and no act of it can still be on its way.

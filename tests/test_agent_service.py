@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ from envs.experiment import NotSteady
 from envs.hypothesis import Broken, Mechanism, Phases
 from envs.outcome import Outcome
 from envs.scoring import Evidence, Score, Verdict
-from safety.journal import LEAKED, Journal
+from safety.journal import CLEAN, INTENDED, LEAKED, Journal
 from safety.lease import LeaseLost
 from safety.lever import Lever
 from safety.limits import Limits
@@ -264,11 +264,10 @@ def test_a_campaign_that_ends_in_the_middle_of_a_fault_is_charged_its_harm(
         agent.intend(injection)
         agent.mark(injection, "clean")
         agent.close()
-        (begins,) = [entry.by for entry in journal.entries() if entry.event == "campaign"]
-        for event, by, after_s in (("intended", begins.replace("service", "agent"), 0), ("clean", "watchdog 3", 30)):
+        for event, after_s in (("intended", 0), ("clean", 30)):
             at = (NOON + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
-            told = "UPDATE entries SET at = ?, by = ? WHERE event = ? AND injection = 'bb-cut'"
-            journal._db.execute(told, (at, by, event))
+            journal._db.execute("UPDATE entries SET at = ? WHERE event = ? AND injection = 'bb-cut'", (at, event))
+        self.fencing_token = 1
         raise error
 
     monkeypatch.setattr("agent.run.Run.execute", interrupted)
@@ -687,47 +686,59 @@ def test_a_memory_that_cannot_be_written_is_no_time_to_begin(watched, monkeypatc
 # ---- what was killed ------------------------------------------------------------------------------------------------
 
 
-def killed_run(seen: Watched, journal: Journal, name: str = "left", **facts: object) -> Path:
-    """Leaves what a killed campaign does: one fault with an outcome, and one of 30 s without; others' beside them."""
+def killed_run(
+    seen: Watched, name: str = "left", *, paid: Sequence[str] = ("paid",), token: int = 7, **facts: object
+) -> Path:
+    """Leaves what a killed campaign does: a fault of 20 s, one of 30 s, and others' beside them.
+
+    All of them are by `agent 1`, as in a container: it is the lease's token that tells whose they are.
+
+    Args:
+        seen: whose campaign it was.
+        name: of its run.
+        paid: which of its faults, `paid` and `unpaid`, are counted already.
+        token: its agent's.
+        facts: of the run, beside or in place of the usual ones.
+    """
     folder = seen.settings.runs_dir / name
     folder.mkdir(parents=True)
     known = {
+        "schema_version": SCHEMA_VERSION,
         "by": retention.BY,
         "cluster": seen.settings.cluster.id,
         "state": "running",
         "started_at": "2026",
         "rung": 2,
+        "fencing_token": token,
+        "owes": True,
     }
-    (folder / "run.json").write_text(json.dumps(known | {"schema_version": SCHEMA_VERSION} | facts))
-    (folder / "outcomes.jsonl").write_text(json.dumps({"injection_id": f"{name}-judged"}) + "\n{")
+    (folder / "run.json").write_text(json.dumps(known | facts))
+    (folder / "outcomes.jsonl").write_text(json.dumps({"injection_id": f"{name}-paid"}) + "\n{")
+    seen.store.spend("2026-11-27", 0.0, 0.0, [f"{name}-{each}" for each in paid])
     written = [
-        ("service 1", "campaign", None, f"{name} begins: 3.0 min, all that the limits allow", 0),
-        ("agent 1", "intended", f"{name}-judged", "pod.pause on web", 0),
-        ("agent 1", "clean", f"{name}-judged", "", 20),
-        ("agent 2", "intended", f"{name}-by-hand", "pod.pause on web", 40),
-        ("agent 1", "intended", f"{name}-unjudged", "pod.kill on web", 60),
-        ("watchdog 3", "clean", f"{name}-unjudged", "", 90),
-        ("service 9", "service", None, "begins", 100),
-        ("agent 1", "intended", f"{name}-later", "pod.pause on web", 110),
+        ("paid", token, 0, 20),
+        ("by-hand", token - 1, 40, None),
+        ("unpaid", token, 60, 90),
+        ("later", token + 1, 110, None),
     ]
     now, fault = ManualClock().now(), Fault("pod.pause", Target("web"), 0.5, 10.0)
-    for by, event, injection, reason, after_s in written:
-        book = Journal(seen.folder / "journal.db", ManualClock(), by)
-        if injection is None:
-            book.note(event, reason)
-        elif event == "intended":
-            book.intend(Injection(injection, fault, {}, now, now.after(10.0), 1))
-        else:
-            book.mark(Injection(injection, fault, {}, now, now.after(10.0), 1), event)
-        book.close()
-        at = (NOON + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
-        journal._db.execute("UPDATE entries SET at = ? WHERE seq = (SELECT MAX(seq) FROM entries)", (at,))
+    book = Journal(seen.folder / "journal.db", ManualClock(), "agent 1")
+    for suffix, of_whom, begun_s, gone_s in written:
+        injection = Injection(f"{name}-{suffix}", fault, {}, now, now.after(10.0), of_whom)
+        book.intend(injection)
+        if gone_s is not None:
+            book.mark(injection, CLEAN)
+        for event, after_s in ((INTENDED, begun_s), (CLEAN, gone_s or 0)):
+            at = (NOON + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
+            told = "UPDATE entries SET at = ? WHERE event = ? AND injection = ?"
+            book._db.execute(told, (at, event, injection.id))
+    book.close()
     return folder
 
 
 def test_a_fault_in_whose_middle_the_service_was_killed_is_charged_once_and_costs_a_rung(watched, journal):
     seen = watched(campaigns=0)
-    folder = killed_run(seen, journal)
+    folder = killed_run(seen)
     seen.service.run()
     assert json.loads((folder / "run.json").read_text())["state"] == "killed"
     assert seen.store.spent("2026-11-27") == Spent(0.5, 0.5)
@@ -745,11 +756,15 @@ def test_a_fault_in_whose_middle_the_service_was_killed_is_charged_once_and_cost
 
 @pytest.mark.parametrize(
     ("facts", "spent"),
-    [({"state": "interrupted"}, Spent()), ({"dry_run": True}, Spent(0.5, 0.0)), ({"rung": 0}, Spent(0.5, 0.0))],
+    [
+        ({"state": "interrupted", "owes": False}, Spent()),
+        ({"dry_run": True}, Spent(0.5, 0.0)),
+        ({"rung": 0}, Spent(0.5, 0.0)),
+    ],
 )
 def test_an_orderly_end_is_no_trouble_and_a_dry_run_no_harm(watched, journal, facts, spent):
     seen = watched(campaigns=0)
-    killed_run(seen, journal, **facts)
+    killed_run(seen, **facts)
     seen.service.run()
     assert seen.store.spent("2026-11-27") == spent
     assert seen.store.rung() is None
@@ -759,10 +774,10 @@ def test_an_orderly_end_is_no_trouble_and_a_dry_run_no_harm(watched, journal, fa
     ("facts", "paid", "spent", "rung"),
     [
         ({"state": "failed", "ended_by": "OperationalError: full"}, (), 50 / 60, Rung(1, 0)),
-        ({"state": "failed", "ended_by": "OperationalError: full"}, ("left-judged",), 0.5, Rung(1, 0)),
+        ({"state": "failed", "ended_by": "OperationalError: full"}, ("paid",), 0.5, Rung(1, 0)),
         ({"state": "done", "ended_by": "the budget is spent"}, (), 50 / 60, None),
-        ({"state": "done", "ended_by": "the budget is spent"}, ("left-judged", "left-unjudged"), 0.0, None),
-        ({"state": "running"}, ("left-judged",), 0.5, Rung(1, 0)),
+        ({"state": "done", "ended_by": "the budget is spent"}, ("paid", "unpaid"), 0.0, None),
+        ({"state": "running"}, ("paid",), 0.5, Rung(1, 0)),
         ({"state": "running"}, (), 50 / 60, Rung(1, 0)),
     ],
 )
@@ -771,8 +786,7 @@ def test_what_a_campaign_still_owed_when_its_service_ended_is_charged_by_the_nex
 ):
     """A full disk, and then somebody loses patience: an outcome alone does not mean that it was counted."""
     seen = watched(campaigns=0)
-    folder = killed_run(seen, journal, **facts, owes=True)
-    seen.store.spend("2026-11-27", 0.0, 0.0, paid)
+    folder = killed_run(seen, paid=paid, **facts)
     seen.service.run()
     kept = json.loads((folder / "run.json").read_text())
     assert kept["owes"] is False
@@ -787,11 +801,11 @@ def test_what_a_campaign_still_owed_when_its_service_ended_is_charged_by_the_nex
 
 def test_a_fault_that_nobody_saw_gone_counts_until_its_deadline(watched, journal):
     seen = watched(campaigns=0)
-    killed_run(seen, journal)
-    journal._db.execute("DELETE FROM entries WHERE injection = 'left-unjudged' AND event = 'clean'")
-    receipt = "SELECT seq, receipt FROM entries WHERE injection = 'left-unjudged'"
+    killed_run(seen)
+    journal._db.execute("DELETE FROM entries WHERE injection = 'left-unpaid' AND event = 'clean'")
+    receipt = "SELECT seq, receipt FROM entries WHERE injection = 'left-unpaid'"
     ((seq, text),) = journal._db.execute(receipt)
-    journal._db.execute("INSERT INTO standing VALUES ('left-unjudged', ?, 'intended', ?)", (seq, text))
+    journal._db.execute("INSERT INTO standing VALUES ('left-unpaid', ?, 'intended', ?)", (seq, text))
     seen.wall.at = NOON + timedelta(hours=60)
     seen.service.run()
     assert seen.store.spent("2026-11-27") == Spent(pytest.approx(10.0 / 60.0), pytest.approx(10.0 / 60.0))
@@ -799,7 +813,7 @@ def test_a_fault_that_nobody_saw_gone_counts_until_its_deadline(watched, journal
 
 def test_a_memory_that_cannot_be_written_at_the_start_is_waited_for_and_then_told_what_was_killed(watched, journal):
     seen = watched()
-    killed_run(seen, journal)
+    killed_run(seen)
     with seen.store._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA query_only=1")
     turns, runs = [], []
@@ -826,7 +840,7 @@ def test_campaigns_that_are_killed_one_after_the_other_begin_ever_more_seldom(
 ):
     seen = watched(campaigns=0)
     for number in range(killed):
-        killed_run(seen, journal, f"left-{number}")
+        killed_run(seen, f"left-{number}", token=10 * number + 7)
     waited: list[float] = []
     monkeypatch.setattr(seen.service, "_pause", waited.append)
     seen.service.run()

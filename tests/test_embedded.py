@@ -37,6 +37,7 @@ def test_a_replay_on_the_real_cluster_shows_the_weakness_again_and_leaves_nothin
 
     run = json.loads((out / "run.json").read_text())
     assert run["state"] == "done", run
+    assert run["fencing_token"] == 1, "by which its faults are known in the journal"
     outcomes = [json.loads(line) for line in (out / "outcomes.jsonl").read_text().splitlines()]
     shams = [outcome for outcome in outcomes if outcome["fault"] is None]
     (shown,) = [outcome for outcome in outcomes if outcome["fault"] is not None]

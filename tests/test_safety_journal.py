@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -51,6 +52,17 @@ def test_entries_tell_who_did_what_and_why_in_order(journal, clock):
     assert [(e.event, e.by) for e in entries] == [("refused", "test"), ("intended", "test")]
     assert entries[0].reason == "no opt-in"
     assert list(journal.entries(after_seq=entries[-1].seq)) == []
+
+
+def test_whose_faults_they_are_is_told_by_the_token(journal, clock):
+    for name, token in (("i1", 7), ("i2", 8), ("i3", 7)):
+        journal.intend(replace(injection(name, clock), token=token))
+        journal.mark(injection(name, clock), CLEAN)
+    assert journal.intended_under(7) == ["i1", "i3"]
+    assert journal.intended_under(9) == []
+    journal._db.execute("UPDATE entries SET receipt = '{}' WHERE injection = 'i2'")
+    with pytest.raises(Unsafe, match="whose faults they were is unknown"):
+        journal.intended_under(7)
 
 
 def test_what_is_intended_is_on_disk_for_a_fresh_process(tmp_path, clock, journal):

@@ -144,6 +144,9 @@ class LocalWorld:
 
     Brought up in an order in which nothing can be left over: lease, recovery of an earlier run, watchdog, platform.
 
+    Attributes:
+        fencing_token: under which this agent holds the lease; by it the journal knows its faults.
+
     Args:
         settings: of the run.
         config: file with these settings, for the watchdog.
@@ -233,6 +236,7 @@ class LocalWorld:
                 dry_run=dry_run,
             )
             self._planted = settings.cluster.staging().switches.to_mapping()
+            self.fencing_token: int | None = state.lease.token
             self._open = starting.pop_all()
 
     def start(self, seed: int | None) -> Experimenter:

@@ -69,6 +69,9 @@ class InProcess:
 class SimulatedWorld:
     """A new simulated cluster for every episode; see `envs.chaos.World`.
 
+    Attributes:
+        fencing_token: None: every episode has a lease and a journal of its own.
+
     Args:
         settings: of the run.
         observer: is told about phases.
@@ -89,6 +92,7 @@ class SimulatedWorld:
         self._observer = observer
         self._dry_run = dry_run
         self._hidden: Hidden | None = None
+        self.fencing_token: int | None = None
         self._open = ExitStack()
 
     def start(self, seed: int | None) -> Experimenter:

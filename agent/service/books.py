@@ -16,8 +16,9 @@ from safety.journal import Journal
 from ..findings.record import RunFolder
 from ..run import Run
 from ..settings import Settings
-from . import killed, ladder, retention
+from . import ladder, retention
 from .account import Account
+from .debts import KILLED, debts
 from .schedule import day_of
 from .store import Rung, Spent, Store
 
@@ -72,8 +73,8 @@ class Books:
             is_clean: whether it counts as clean if it had no trouble.
         """
         self._unwritten.append(lambda: account.settle(0.0 if run is None else run.result.spent_min))
-        if not account.dry_run:
-            self._unwritten.append(lambda: self._charge_harm(folder.name))
+        if run is not None and not account.dry_run:
+            self._unwritten.append(lambda: self._charge_harm(folder.name, run.fencing_token))
         self._unwritten.append(lambda: self._journal.note("campaign", f"{folder.name} {how}"))
         if is_clean or account.trouble is not None:
             self._unwritten.append(lambda: self._stand(rung, account))
@@ -94,13 +95,13 @@ class Books:
         if then.rung != rung.rung:
             self._journal.note("rung", f"from {ladder.NAMES[rung.rung]} to {ladder.NAMES[then.rung]}: {because}")
 
-    def _charge_harm(self, name: str) -> None:
+    def _charge_harm(self, name: str, token: int | None) -> None:
         """Charges a fault in whose middle a campaign has ended as harm, all the time that it was in force.
 
         Its minutes are in the account already, and an orderly end costs no rung.
         """
         now = self._now()
-        faults = killed.unpaid(self._journal, name, self._store.is_paid, now)
+        faults = debts(self._journal, token, self._store.is_paid, now)
         costs = [(day_of(self._service.schedule, each.at), Spent(0.0, each.minutes)) for each in faults]
         if costs:
             self._store.charge(name, costs, None, now)
@@ -121,12 +122,9 @@ class Books:
         """
         now, name = self._now(), record.path.name
         is_dry = bool(facts.get("dry_run", facts.get("rung") == ladder.DRY_RUN))
-        # A Backburn that did not write down what it owes had paid for whatever has an outcome.
-        judged = set(killed.judged(record.path / "outcomes.jsonl"))
-        is_paid = self._store.is_paid if "owes" in facts else judged.__contains__
-        faults = killed.unpaid(self._journal, name, is_paid, now)
+        faults = debts(self._journal, facts.get("fencing_token"), self._store.is_paid, now)
         if retention.was_killed(facts):
-            trouble = killed.WHY if faults else None
+            trouble = KILLED if faults else None
         else:
             trouble = str(facts.get("ended_by")) if facts.get("state") == "failed" else None
         costs = [
@@ -139,8 +137,8 @@ class Books:
         rung = self.rung()
         then = ladder.after_campaign(rung, trouble, self._service.ladder)
         if self._store.charge(name, costs, then, now):
-            if faults:
-                self._journal.note("campaign", f"{name} was {killed.WHY}: {faults[-1].fault}")
+            if retention.was_killed(facts):
+                self._journal.note("campaign", f"{name} was {KILLED}: {faults[-1].fault}")
             self._tell_rung(rung, then, trouble)
 
 
