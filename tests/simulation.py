@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class FakeGuardian:
 @dataclass
 class Simulation:
     """The parts of a simulated cluster."""
+
+    fencing_token: ClassVar[int | None] = None
 
     experimenter: Experimenter
     state: State
