@@ -84,7 +84,6 @@ class Run:
         timings: what took how long.
         topology: of the cluster as JSON, once it is there.
         planted: what is known to be weak on the cluster, once it is there; for nobody who decides.
-        fencing_token: under which its agent holds the cluster's lease, once it does.
         truth: on the embedded cluster, once the run has ended, how the findings compare with what was planted.
 
     Args:
@@ -122,7 +121,6 @@ class Run:
         self.timings = Timings()
         self.topology: Mapping[str, Any] = {}
         self.planted: Mapping[str, str] = {}
-        self.fencing_token: int | None = None
         self.truth: Mapping[str, list[str]] | None = None
         around = surroundings or Surroundings(Interruption(), Display(console, settings.campaign.budget_min))
         self._display, self._interruption, self._experiences = around.display, around.interruption, around.experiences
@@ -163,7 +161,8 @@ class Run:
         except (Interrupted, NotSteady) as error:
             self.result.stopped_by(error)
         except (BadInput, Unsafe) as error:
-            if not self.folder.discard_if_empty():
+            may_owe = self.folder.facts.get("fencing_token") is not None  # a fault may have come to no outcome
+            if may_owe or not self.folder.discard_if_empty():
                 self.result.ended_by = str(error)
                 self._conclude("failed")
             raise
@@ -198,8 +197,7 @@ class Run:
         self._recall(env)
         self.topology, self.planted = env.topology.to_json(), world.planted()
         self._interruption.tell(env.experimenter.supervisor.interrupt)
-        self.fencing_token = world.fencing_token
-        self.folder.note(state="running", topology=self.topology, fencing_token=self.fencing_token)
+        self.folder.note(state="running", topology=self.topology, fencing_token=world.fencing_token)
         self._phases.begin_anew()
         cpu_s, waited_s = time.process_time(), env.experimenter.lookout.waited_s
         with self._timed("campaign_s"):

@@ -189,13 +189,24 @@ class Journal:
         """Returns the injections whose absence nobody could observe, newest first."""
         return [injection for injection, state in self._standing() if state == LEAKED]
 
-    def intended_under(self, token: int) -> list[str]:
+    def last_seq(self) -> int:
+        """Returns the place of the newest entry; 0 if there is none."""
+        (seq,) = self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM entries").fetchone()
+        return int(seq)
+
+    def intended_under(self, token: int, after_seq: int) -> list[str]:
         """Returns the injections that were intended under a fencing token, oldest first.
+
+        Args:
+            token: of the lease.
+            after_seq: from behind there on: a lease that was lost with its file counts from one again.
 
         Raises:
             Unsafe: a receipt cannot be read.
         """
-        rows = self._db.execute("SELECT injection, receipt FROM entries WHERE event = ? ORDER BY seq", (INTENDED,))
+        rows = self._db.execute(
+            "SELECT injection, receipt FROM entries WHERE event = ? AND seq > ? ORDER BY seq", (INTENDED, after_seq)
+        )
         try:
             return [injection for injection, receipt in rows if json.loads(receipt)["token"] == token]
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -2,7 +2,8 @@
 
 Unreadable means engaged, and so does missing. Engaging is always allowed, on a full disk too; releasing needs a reason.
 A lever that is engaged survives a power cut; a release that does not leaves it engaged. Of an engagement and a release
-at the same moment the engagement wins, whatever the processes that they come from.
+at the same moment the engagement wins, whatever the processes that they come from, unless who releases hangs in the
+very middle of it for longer than two seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,7 +73,9 @@ class Lever:
         """
         state = LeverState(True, reason, by, _now())
         self._engage(state)  # at once: no halt waits for anybody
-        with suppress(OSError), self._held():
+        with ExitStack() as held:
+            with suppress(OSError):  # somebody hangs while releasing
+                held.enter_context(self._held())
             if not self.read().engaged:  # whoever released it meanwhile did not know
                 self._engage(state)
         self._sync()

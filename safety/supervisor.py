@@ -46,8 +46,8 @@ class Stop:
     """Why a running fault was taken out.
 
     Attributes:
-        cause: `expired`, `finished`, `lapsed`, `limit`, `telemetry`, `lever`, `lease`, `watchdog`, `interrupted` or
-            `error`.
+        cause: `expired`, `finished`, `lapsed`, `limit`, `telemetry`, `lever`, `lease`, `records`, `watchdog`,
+            `interrupted` or `error`.
         reason: in words, with the values that decided.
         clean: whether the fault's absence was observed.
     """
@@ -319,7 +319,7 @@ class Supervisor:
         except LeaseLost as error:
             return "lease", str(error)
         except sqlite3.Error as error:
-            return "lease", f"it cannot be renewed: {error}"
+            return "records", f"the lease cannot be renewed: {error}"
         if not self._guardian.alive():
             return "watchdog", "the watchdog is dead or hangs; nobody would revert after us"
         if vitals.age_s > self._limits.stale_after_s:

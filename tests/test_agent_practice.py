@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         "--out",
         str(tmp_path / "it.safetensors"),
     )
-    refused(backburn(*command), 2, "--run-dir", "cannot be made: File exists")
+    refused(backburn(*command), 2, "--run-dir", "cannot be made or written: File exists")
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_a_campaign_that_ends_in_the_middle_of_a_fault_is_charged_its_harm(
         for event, after_s in (("intended", 0), ("clean", 30)):
             at = (NOON + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
             journal._db.execute("UPDATE entries SET at = ? WHERE event = ? AND injection = 'bb-cut'", (at, event))
-        self.fencing_token = 1
+        self.folder.note(state="running", fencing_token=1)
         raise error
 
     monkeypatch.setattr("agent.run.Run.execute", interrupted)
@@ -471,6 +471,7 @@ def test_a_fault_that_was_taken_out_before_its_time_is_harm_as_long_as_it_was_in
         ("telemetry", False, "telemetry was lost: because"),
         ("watchdog", False, "without a watchdog: because"),
         ("lease", False, "the lease was lost: because"),
+        ("records", False, None),  # a database that somebody holds for a while
         ("limit", False, None),
         ("lever", False, None),
         ("watchdog", True, None),  # systemd sends everybody SIGTERM at once
@@ -710,6 +711,7 @@ def killed_run(
         "started_at": "2026",
         "rung": 2,
         "fencing_token": token,
+        "journal_from": seen.journal.last_seq(),
         "owes": True,
     }
     (folder / "run.json").write_text(json.dumps(known | facts))
@@ -775,6 +777,8 @@ def test_an_orderly_end_is_no_trouble_and_a_dry_run_no_harm(watched, journal, fa
     [
         ({"state": "failed", "ended_by": "OperationalError: full"}, (), 50 / 60, Rung(1, 0)),
         ({"state": "failed", "ended_by": "OperationalError: full"}, ("paid",), 0.5, Rung(1, 0)),
+        ({"state": "failed", "ended_by": "the lever is engaged", "trouble": None}, (), 50 / 60, None),
+        ({"state": "stopped", "ended_by": "x", "trouble": "telemetry was lost"}, ("paid", "unpaid"), 0.0, Rung(1, 0)),
         ({"state": "done", "ended_by": "the budget is spent"}, (), 50 / 60, None),
         ({"state": "done", "ended_by": "the budget is spent"}, ("paid", "unpaid"), 0.0, None),
         ({"state": "running"}, ("paid",), 0.5, Rung(1, 0)),
@@ -797,6 +801,35 @@ def test_what_a_campaign_still_owed_when_its_service_ended_is_charged_by_the_nex
     again.service.run()
     assert again.store.spent("2026-11-27") == seen.store.spent("2026-11-27")
     assert again.store.rung() == rung
+
+
+def test_a_rung_is_lost_once_wherever_the_service_ends_between_its_books(watched, monkeypatch):
+    """A disk that is full from the journal's next note on, and a service that is ended before there is room."""
+    seen = watched()
+    note = seen.journal.note
+
+    def full(event: str, reason: str) -> None:
+        if "fails" in reason:
+            raise sqlite3.OperationalError("database or disk is full")
+        note(event, reason)
+
+    def failing(self):
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr("agent.run.Run.execute", failing)
+    monkeypatch.setattr(seen.journal, "note", full)
+    monkeypatch.setattr(seen.service, "_pause", lambda seconds: None)
+    seen.service.run()
+    assert seen.store.rung() == Rung(1, 0)
+    ((folder, facts),) = retention.own_runs(seen.settings.runs_dir)
+    assert (facts["owes"], facts["trouble"]) == (True, "OSError: Input/output error")
+    monkeypatch.setattr(seen.journal, "note", note)
+    (folder / "run.json").write_text(json.dumps(facts | {"state": "failed"}))
+    again = watched(campaigns=0)
+    again.service.run()
+    assert again.store.rung() == Rung(1, 0)
+    ((_, facts),) = retention.own_runs(seen.settings.runs_dir)
+    assert facts["owes"] is False
 
 
 def test_a_fault_that_nobody_saw_gone_counts_until_its_deadline(watched, journal):

@@ -58,11 +58,14 @@ def test_whose_faults_they_are_is_told_by_the_token(journal, clock):
     for name, token in (("i1", 7), ("i2", 8), ("i3", 7)):
         journal.intend(replace(injection(name, clock), token=token))
         journal.mark(injection(name, clock), CLEAN)
-    assert journal.intended_under(7) == ["i1", "i3"]
-    assert journal.intended_under(9) == []
+    assert journal.intended_under(7, 0) == ["i1", "i3"]
+    assert journal.intended_under(7, 2) == ["i3"]
+    assert journal.intended_under(9, 0) == []
+    assert journal.last_seq() == 6
     journal._db.execute("UPDATE entries SET receipt = '{}' WHERE injection = 'i2'")
     with pytest.raises(Unsafe, match="whose faults they were is unknown"):
-        journal.intended_under(7)
+        journal.intended_under(7, 0)
+    assert journal.intended_under(7, 4) == ["i3"], "what came before is nobody's business"
 
 
 def test_what_is_intended_is_on_disk_for_a_fresh_process(tmp_path, clock, journal):

@@ -85,6 +85,24 @@ def test_who_hangs_while_releasing_keeps_no_lever_from_being_pulled(lever, tmp_p
     os.close(folder)
 
 
+def test_who_cannot_pull_a_second_time_is_told(lever, monkeypatch):
+    write = lever._write
+
+    def once(state):
+        write(state)
+        monkeypatch.setattr(lever, "_write", write)
+        lever.release("resolved", "alertmanager")
+        monkeypatch.setattr(lever, "_write", full)
+        monkeypatch.setattr(lever, "_spoil", full)
+
+    def full(state):
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(lever, "_write", once)
+    with pytest.raises(OSError, match="Read-only file system"):
+        lever.engage("fire drill", "me")
+
+
 def test_a_pulled_lever_is_seen_at_once_and_on_the_disk_when_engage_returns(lever, tmp_path, monkeypatch):
     durable = []
 

@@ -361,7 +361,7 @@ def test_a_journal_or_lease_that_cannot_be_used_stops_everything(supervisor, jou
     injection = supervisor.inject(PAUSE, VITALS)
     monkeypatch.setattr(lease, "renew", full)
     stop = supervisor.watch(injection, VITALS)
-    assert (stop.cause, stop.clean) == ("lease", True)
+    assert (stop.cause, stop.clean) == ("records", True)
     assert "disk is full" in supervisor.obstacle()
     monkeypatch.undo()
     assert supervisor.obstacle() is None

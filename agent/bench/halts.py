@@ -160,7 +160,10 @@ def main() -> None:
             )
     done = found["all"]["halts"]
     if done < chosen.halts:
-        console.print(f"  ended after {done} of {chosen.halts} halts: refused, interrupted, or not calm in time")
+        console.print(
+            f"  ended after {done} of {chosen.halts} halts: refused, interrupted, not calm in time, "
+            "or something else has ended a fault"
+        )
     console.print(f"  aim: p99 at most {_AIM_S:g} s")
     path = Path(settings.runs_dir) / "halts.json"
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -85,14 +85,19 @@ def recover_all(settings: Settings) -> tuple[list[str], list[str]]:
     by = f"recover {os.getpid()}"
     state = open_state(settings, BootClock(), by)
     with closing(state):
-        state.lease.acquire(by)
+        at_work = state.lease.at_work()
+        if at_work is not None:
+            raise Unsafe(f"{at_work} is at work on this cluster; `backburn halt` ends what it has in force")
+        with suppress(sqlite3.OperationalError):  # a full disk, or somebody who hangs in it: no reason to leave a fault
+            state.lease.acquire(by)
         try:
             actuators, _ = local_actuators(settings)
             recover(state.journal, actuators, state.lever, by, "asked for")
             still_open = [injection.id for injection in state.journal.open_injections()]
             leaked = [injection.id for injection in state.journal.leaked()]
         finally:
-            state.lease.release()
+            with suppress(sqlite3.OperationalError):
+                state.lease.release()
     return still_open, leaked
 
 

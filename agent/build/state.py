@@ -103,6 +103,6 @@ def require_free(lever: Lever, because: str) -> None:
     state = lever.read()
     if not lever.exists():
         lever.release(because, "backburn", only_if=state)
-        state = lever.read()
+    state = lever.read()
     if state.engaged:
         raise Unsafe(f"the lever is engaged ({state.reason}); `backburn resume --reason …` releases it")

@@ -63,6 +63,11 @@ class RunFolder:
             raise BadInput(f"{path} was written in schema version {version}; this Backburn reads {SCHEMA_VERSION}")
         return folder
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What `run.json` says."""
+        return self._facts
+
     def discard_if_empty(self) -> bool:
         """Takes the folder away again if no experiment was ever recorded in it, and tells so: nothing happened."""
         is_empty = not (self.path / "outcomes.jsonl").exists()

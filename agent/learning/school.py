@@ -124,7 +124,7 @@ def train_ppo(
 
     Raises:
         BadInput: as `train`, or the teacher cannot be read or has seen what these clusters hold back, or the folder
-            holds another training.
+            cannot be used, holds another training, or another process trains there.
     """
     network = read(teacher, ArmNetwork)
     if has_seen_what_is_held_back(learnt_on(teacher)) and not has_seen_what_is_held_back(asdict(generator)):
@@ -136,8 +136,9 @@ def train_ppo(
     _require(path, here, practice.seed, workers)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
     except OSError as error:
-        raise BadInput(f"--run-dir {folder}: cannot be made: {error.strerror}") from error
+        raise BadInput(f"--run-dir {folder}: cannot be made or written: {error.strerror}") from error
     torch.set_num_threads(threads)
     began_s = time.monotonic()
     origin = {

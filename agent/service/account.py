@@ -25,8 +25,8 @@ class Account:
         experiments: all that came to an outcome, shams and refused ones included.
         faults: experiments with one, which was not refused.
         dry_run: what experiments show counts for nothing later, and they do no harm.
-        trouble: what must not happen and did: a leak, lost telemetry, a dead watchdog, a lost lease, an error of the
-            tool; None if nothing did.
+        trouble: what must not happen and did: a leak, an error of the tool, or in the middle of a fault lost telemetry,
+            a dead watchdog or a lost lease; None if nothing did.
 
     Args:
         store: where it is kept.

@@ -72,39 +72,40 @@ class Books:
             how: it has ended, in words.
             is_clean: whether it counts as clean if it had no trouble.
         """
-        self._unwritten.append(lambda: account.settle(0.0 if run is None else run.result.spent_min))
-        if run is not None and not account.dry_run:
-            self._unwritten.append(lambda: self._charge_harm(folder.name, run.fencing_token))
-        self._unwritten.append(lambda: self._journal.note("campaign", f"{folder.name} {how}"))
-        if is_clean or account.trouble is not None:
-            self._unwritten.append(lambda: self._stand(rung, account))
-        if run is not None:
-            self._unwritten.append(lambda: _owes_nothing(run.folder))
+        record = None if run is None else run.folder
+        spent_min = 0.0 if run is None else run.result.spent_min
+        then = self._rung_after(rung, account) if is_clean or account.trouble is not None else None
+        why = account.trouble or f"{self._service.ladder.promote_after} clean campaigns"
+        self._unwritten += [
+            lambda: _note(record, trouble=account.trouble),
+            lambda: account.settle(spent_min),
+            lambda: self._close(folder.name, record, then, is_dry=account.dry_run),
+            lambda: self._journal.note("campaign", f"{folder.name} {how}"),
+            lambda: self._tell_rung(rung, then, why),
+            lambda: _note(record, owes=False),
+        ]
 
     # ---- what is written --------------------------------------------------------------------------------------------
 
-    def _stand(self, rung: Rung, account: Account) -> None:
-        """Promotes or demotes."""
+    def _rung_after(self, rung: Rung, account: Account) -> Rung | None:
+        """Returns where a cluster stands after a campaign; None where nothing was earned or lost."""
         if account.trouble is None and (account.faults == 0 or (account.dry_run and rung.rung > ladder.DRY_RUN)):
-            return  # nothing was tried, or nothing of what this rung allows: nothing was earned
-        then = ladder.after_campaign(rung, account.trouble, self._service.ladder)
-        self._store.stand_on(then)
-        self._tell_rung(rung, then, account.trouble or f"{self._service.ladder.promote_after} clean campaigns")
+            return None  # nothing was tried, or nothing of what this rung allows
+        return ladder.after_campaign(rung, account.trouble, self._service.ladder)
 
-    def _tell_rung(self, rung: Rung, then: Rung, because: str) -> None:
-        if then.rung != rung.rung:
+    def _tell_rung(self, rung: Rung, then: Rung | None, because: str) -> None:
+        if then is not None and then.rung != rung.rung:
             self._journal.note("rung", f"from {ladder.NAMES[rung.rung]} to {ladder.NAMES[then.rung]}: {because}")
 
-    def _charge_harm(self, name: str, token: int | None) -> None:
-        """Charges a fault in whose middle a campaign has ended as harm, all the time that it was in force.
+    def _close(self, name: str, record: RunFolder | None, then: Rung | None, *, is_dry: bool) -> None:
+        """Charges a fault in whose middle a campaign has ended as harm, and has the cluster stand where it does now.
 
-        Its minutes are in the account already, and an orderly end costs no rung.
+        Both or neither, and once. Its minutes are in the account already.
         """
         now = self._now()
-        faults = debts(self._journal, token, self._store.is_paid, now)
+        faults = [] if record is None or is_dry else debts(self._journal, record.facts, self._store.is_paid, now)
         costs = [(day_of(self._service.schedule, each.at), Spent(0.0, each.minutes)) for each in faults]
-        if costs:
-            self._store.charge(name, costs, None, now)
+        self._store.charge(name, costs, then, now)
 
     def _salvage(self) -> None:
         """Charges what earlier campaigns have cost and nobody has counted; closes the records of those killed."""
@@ -113,20 +114,21 @@ class Books:
             if retention.was_killed(facts):
                 retention.close(record)
                 self._journal.note("service", f"closed the record of {record.path.name}, which was killed")
-            _owes_nothing(record)
+            _note(record, owes=False)
 
     def _charge(self, record: RunFolder, facts: Mapping[str, Any]) -> None:
-        """Charges the faults of an earlier campaign that nobody has paid for.
+        """Charges the faults of an earlier campaign that nobody has paid for, and what it was in trouble for.
 
-        Who was killed in the middle of one has done what must not happen; so has who failed, for all that is known.
+        Who was killed in the middle of a fault has done what must not happen; so has who failed and could not even say
+        whether there was trouble, for all that is known.
         """
         now, name = self._now(), record.path.name
         is_dry = bool(facts.get("dry_run", facts.get("rung") == ladder.DRY_RUN))
-        faults = debts(self._journal, facts.get("fencing_token"), self._store.is_paid, now)
+        faults = debts(self._journal, facts, self._store.is_paid, now)
         if retention.was_killed(facts):
             trouble = KILLED if faults else None
         else:
-            trouble = str(facts.get("ended_by")) if facts.get("state") == "failed" else None
+            trouble = facts.get("trouble", facts.get("ended_by") if facts.get("state") == "failed" else None)
         costs = [
             (day_of(self._service.schedule, each.at), Spent(each.minutes, 0.0 if is_dry else each.minutes))
             for each in faults
@@ -142,7 +144,7 @@ class Books:
             self._tell_rung(rung, then, trouble)
 
 
-def _owes_nothing(record: RunFolder) -> None:
-    """Says of a campaign that all it has cost is counted; one in which nothing happened has left no record."""
-    if record.path.exists():
-        record.note(owes=False)
+def _note(record: RunFolder | None, **facts: object) -> None:
+    """Adds facts to a campaign's record; one in which nothing happened has left none."""
+    if record is not None and record.path.exists():
+        record.note(**facts)

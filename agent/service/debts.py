@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from safety.journal import CLEAN, INTENDED, Entry, Journal
 
@@ -26,14 +27,15 @@ class Debt:
     minutes: float
 
 
-def debts(journal: Journal, token: int | None, is_paid: Callable[[str], bool], now: datetime) -> list[Debt]:
+def debts(journal: Journal, facts: Mapping[str, Any], is_paid: Callable[[str], bool], now: datetime) -> list[Debt]:
     """Returns the faults of a campaign whose cost nobody has counted.
 
     What nobody has seen to be gone counts until its deadline, by which it is, for a platform ends with its agents.
 
     Args:
         journal: of the cluster.
-        token: under which the campaign's agent held the lease, no other's; None if it has not come to that.
+        facts: of the campaign's run: `fencing_token`, under which its agent held the lease, missing or null if it has
+            not come to that; and `journal_from`, the newest entry before it began.
         is_paid: tells of an injection whether its cost is counted.
         now: the present, aware.
 
@@ -41,12 +43,14 @@ def debts(journal: Journal, token: int | None, is_paid: Callable[[str], bool], n
         Unsafe: the journal cannot be read.
     """
     standing = {each.id: each.fault.duration_s for each in (*journal.open_injections(), *journal.leaked())}
+    token = facts.get("fencing_token")
     if token is None:
         return []
-    own = {injection for injection in journal.intended_under(token) if not is_paid(injection)}
+    after_seq = int(facts.get("journal_from", 0))
+    own = {injection for injection in journal.intended_under(token, after_seq) if not is_paid(injection)}
     begun: dict[str, Entry] = {}
     ended: dict[str, datetime] = {}
-    for entry in journal.entries():
+    for entry in journal.entries(after_seq):
         if entry.injection in own and entry.event == INTENDED:
             begun[entry.injection] = entry
         elif entry.injection in own and entry.event == CLEAN:

@@ -26,9 +26,9 @@ def after_campaign(rung: Rung, trouble: str | None, ladder: Ladder) -> Rung:
 
     Args:
         rung: where it stood.
-        trouble: what must not happen: a leak, lost service-level telemetry, a dead watchdog, a lost lease, an error
-            of the tool or a kill in the middle of a fault; None for a clean campaign. That a weakness was found is no
-            trouble.
+        trouble: what must not happen: a leak, an error of the tool, or in the middle of a fault lost service-level
+            telemetry, a dead watchdog, a lost lease or a kill; None for a clean campaign. That a weakness was found is
+            no trouble.
         ladder: how trust is earned.
     """
     if trouble is not None:

@@ -207,7 +207,8 @@ class Service:
         """Returns why no campaign may begin now, or None.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError, sqlite3.Error: what campaigns cost cannot be written down.
+            OSError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error: what campaigns cost cannot be written down.
+            Unsafe: it cannot be read.
         """
         now, service = self._now(), self._service
         lever = self._lever.read()
@@ -283,6 +284,7 @@ class Service:
         self._status.count("campaigns")
         reach = "a dry run" if dry_run else ladder.NAMES[rung.rung]
         self._journal.note("campaign", f"{folder.name} begins: {minutes:.1f} min, {reach}")
+        seq = self._journal.last_seq()
         self._interruption.tell(asked.ask)
         run: Run | None = None
         try:
@@ -293,7 +295,14 @@ class Service:
                 dry_run=dry_run,
                 surroundings=Surroundings(asked, display, (account, *self._witnesses), experiences),
             )
-            run.folder.note(by=retention.BY, cluster=settings.cluster.id, rung=rung.rung, dry_run=dry_run, owes=True)
+            run.folder.note(
+                by=retention.BY,
+                cluster=settings.cluster.id,
+                rung=rung.rung,
+                dry_run=dry_run,
+                owes=True,
+                journal_from=seq,
+            )
             result = run.execute()
             is_clean = result.ending is not Ending.FORBIDDEN or asked.asked()
             ends = f"ends: {result.ended_by}; {len(result.weaknesses)} confirmed"
@@ -325,7 +334,8 @@ class Service:
         """Writes a failed campaign down; the first one's bad input is the user's to mend, all else may pass."""
         if isinstance(error, BadInput) and self._status.now().campaigns == 1 and account.experiments == 0:
             raise error
-        if isinstance(error, LeaseLost) or not isinstance(error, (Unsafe, BadInput)):
+        has_begun = run is not None and run.folder.facts.get("state") != "started"
+        if (has_begun and isinstance(error, LeaseLost)) or not isinstance(error, (Unsafe, BadInput)):
             account.trouble = account.trouble or str(error)
         fails = f"fails: {' '.join(str(error).split())}"
         self._books.conclude(run, folder, rung, account, fails, is_clean=False)

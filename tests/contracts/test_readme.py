@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from actuators.catalogue import CATALOGUE
 from agent.findings.ground_truth import SWITCHES
+from agent.learning.own import own_policy
 from envs.telemetry.snapshot import METRICS
 from tests.crash_points import POINTS
 from tests.test_crash_points import DISTURBANCES
@@ -87,6 +89,16 @@ def test_the_lines_of_python_run():
     assert "make_vec" in code
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert said.stdout.startswith("{")
+
+
+def test_the_policy_of_ones_own_can_be_imported_and_made(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(# mine.py\n.*?)```", README, re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (name,) = set(re.findall(r"mine:\w+", README))
+    policy = own_policy(name, tmp_path)(np.random.default_rng(0))
+    assert policy.choose({}, np.array([True, True, False, True])) == 1
 
 
 def test_the_commands_are_those_of_the_program():
