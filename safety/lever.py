@@ -126,7 +126,7 @@ class Lever:
                 except BlockingIOError:
                     if time.monotonic() > until_s:
                         raise
-                    time.sleep(_LOOK_EVERY_S)
+                    time.sleep(_LOOK_EVERY_S)  # flock waits for ever or not at all
             yield
         finally:
             os.close(folder)

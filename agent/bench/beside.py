@@ -37,5 +37,5 @@ def in_one_line(main: Callable[[], None]) -> None:
     try:
         main()
     except BackburnError as error:
-        print(f"{' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(" ".join(str(error).split()), file=sys.stderr)  # noqa: T201 (a command: its user reads it)
         sys.exit(2 if isinstance(error, BadInput) else 3 if isinstance(error, Unsafe) else 4)

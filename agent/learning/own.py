@@ -41,7 +41,7 @@ class OwnPolicy:
         """
         try:
             action = operator.index(self._policy.choose(observation, mask))
-        except Exception as error:
+        except Exception as error:  # of their code, anything; without their name it would pass for a defect of ours
             raise BackburnError(f"policy {self._name}: {type(error).__name__}: {error}") from error
         if not 0 <= action < len(mask):
             raise BackburnError(f"policy {self._name} chose {action}; allowed are 0 to {len(mask) - 1}")
@@ -76,7 +76,7 @@ def own_policy(name: str, folder: Path) -> Callable[[np.random.Generator], Polic
     def make(random: np.random.Generator) -> Policy:
         try:
             policy = function(random)
-        except Exception as error:
+        except Exception as error:  # likewise
             raise BadInput(f"policy {name} cannot be made: {type(error).__name__}: {error}") from error
         if not callable(getattr(policy, "choose", None)):
             raise BadInput(f"policy {name} is {type(policy).__name__}; allowed is what has choose(observation, mask)")
