@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Two threads of one test wait for each other's core as soon as anything else runs: ten seconds became eighty.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
@@ -23,6 +24,9 @@ from agent.settings import PACKAGED, Settings, load  # noqa: E402
 from safety.journal import Journal  # noqa: E402
 from safety.lease import Lease  # noqa: E402
 from safety.lever import Lever  # noqa: E402
+
+if TYPE_CHECKING:
+    from .services import Watched
 
 torch.set_num_threads(1)
 
@@ -106,6 +110,22 @@ def lease(tmp_path: Path, clock: ManualClock) -> Iterator[Lease]:
 def settings(tmp_path: Path) -> Settings:
     """Settings of a simulated cluster whose state and runs stay inside of the test's folder."""
     return load(config_file(tmp_path))
+
+
+@pytest.fixture
+def watched(tmp_path: Path, journal: Journal) -> Iterator[Callable[..., Watched]]:
+    """Makes services on a simulated cluster that can be looked at."""
+    from .services import Watched  # which imports from here; and no other test pays for it
+
+    made: list[Watched] = []
+
+    def make(**service: object) -> Watched:
+        made.append(Watched(tmp_path, journal, **service))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.store.close()
 
 
 def config_file(folder: Path, base: str = "simulated.yaml", **sections: object) -> Path:

@@ -23,8 +23,8 @@ from agent.service.store import Store
 from agent.settings import load
 from safety.journal import LEAKED, Injection
 from tests.conftest import config_file
+from tests.services import outcome
 from tests.test_agent_cli import backburn, refused
-from tests.test_agent_service import outcome
 
 
 def looked_at(settings, what):
