@@ -3,7 +3,7 @@
     judge      guards in reading order                      -> Refusal, and nothing was touched
     prepare    name what is hit, and judge how much it is   what lives may have changed since it was measured
     record     the receipt, fsynced                         before any harm
-    re-check   lease token, deadline, lever, once more      the last thing before the act
+    re-check   lease, deadline, lever, age of the data      the last thing before the act
     act        actuator, driver
     watch      lever, lease, watchdog, telemetry, limits, deadline: whichever comes first ends the fault
     revert     then observe that it is gone, or call it leaked and engage the lever
@@ -149,6 +149,7 @@ class Supervisor:
             InjectionFailed: the fault did not take, or its record could not be closed; whatever it did was reverted.
             Unsafe: the lease was lost between the permission and the act.
         """
+        asked_at = self._clock.now()
         obstacle = self.obstacle()
         refusal = Refusal("supervisor", obstacle) if obstacle else self.would_refuse(fault, vitals)
         if refusal is not None:
@@ -175,8 +176,9 @@ class Supervisor:
             self._lease.renew()
             if injection.expires_at.reached(self._clock.now()):
                 raise InjectionFailed("its deadline has passed before the act; this process must have been frozen")
-            # Preparing, writing down and renewing may take seconds, and a halt that was said to work must work.
-            stopped = self._stopped()
+            # Preparing, writing down and renewing may take seconds. A halt that was said to work must work, and what
+            # was measured before them may be no knowledge any more.
+            stopped = self._stopped() or self._outdated(vitals, asked_at)
             if stopped is None:
                 actuator.inject(injection)
         except LeaseLost:
@@ -286,6 +288,11 @@ class Supervisor:
             return f"interrupted: {self._interruption}"
         lever = self._lever.read()
         return f"the lever is engaged: {lever.reason}" if lever.engaged else None
+
+    def _outdated(self, vitals: Vitals, known_at: Instant) -> str | None:
+        """Returns how old a measurement has become if it is too old to act on by now, or None."""
+        age_s = vitals.age_s + self._clock.now().boottime_s - known_at.boottime_s
+        return f"newest measurement is {age_s:.1f} s old" if age_s > self._limits.stale_after_s else None
 
     def _taken_back(self, injection: Injection, why: str) -> Refusal:
         """Closes the record of a fault that was permitted and has not happened.

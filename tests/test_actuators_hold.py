@@ -115,6 +115,20 @@ def test_whoever_ends_a_pause_and_a_starvation_ends_nothing_of_another_injection
     pods.resume(spinner, "bb-starve")
 
 
+def test_a_late_look_at_an_earlier_pause_does_not_end_the_present_one(pods: LocalPods, spinner: Instance) -> None:
+    """As of a watchdog that acts for an agent that has gone on meanwhile."""
+    victim = psutil.Process(spinner.identity["pid"])
+    pods.pause(spinner, "bb-now", BootClock().now().after(30.0))
+    wait_until(lambda: victim.status() == psutil.STATUS_STOPPED)
+    assert not pods.is_paused(spinner, "bb-earlier"), "it is not the earlier one that stops it"
+    pods.resume(spinner, "bb-earlier")
+    assert pods.is_paused(spinner, "bb-now")
+    assert victim.status() == psutil.STATUS_STOPPED
+    pods.resume(spinner, "bb-now")
+    wait_until(lambda: victim.status() != psutil.STATUS_STOPPED)
+    assert not pods.is_paused(spinner, "bb-now")
+
+
 def _command(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()

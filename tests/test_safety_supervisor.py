@@ -218,6 +218,24 @@ def test_a_halt_between_the_permission_and_the_act_stops_the_act(
     assert not supervisor._open
 
 
+def test_an_act_on_what_was_measured_too_long_ago_does_not_happen(supervisor, actuator, clock, journal, monkeypatch):
+    """Fresh at the permission; then the disk takes its time to write the receipt."""
+    intend = journal.intend
+
+    def slow(injection):
+        intend(injection)
+        clock.advance(took_s)
+
+    monkeypatch.setattr(journal, "intend", slow)
+    took_s = LIMITS.stale_after_s
+    refusal = supervisor.inject(PAUSE, VITALS)
+    assert refusal == Refusal("supervisor", "newest measurement is 3.1 s old")
+    assert "inject" not in actuator.calls
+    assert events(journal) == ["intended", "reverting", "reverted", "clean"]
+    took_s -= 2 * VITALS.age_s
+    assert isinstance(supervisor.inject(PAUSE, VITALS), Injection)
+
+
 def test_a_halted_act_whose_record_cannot_be_closed_is_no_mere_refusal(supervisor, actuator, lever, monkeypatch):
     actuator.break_on["probe_clean"] = RevertFailed("nobody answers")
     renew = supervisor._lease.renew

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...clock import Instant
 from ...errors import InjectionFailed, RevertFailed
 from ...pod import Instance
-from .hold import send, stat_of
+from .hold import MEMORY, send, stat_of
 from .platform import ANSWER_WITHIN_S
 
 _HOLD = Path(__file__).with_name("hold.py")
@@ -71,15 +71,28 @@ def end(instance: Instance, injection_id: str) -> None:
 
 def living(injection_id: str, victim_pid: int) -> Iterator[tuple[int, int]]:
     """Yields pid and start time of every living holder of a process under an injection, whoever started it."""
+    for whose, _, holder in _holders(victim_pid):
+        if whose == injection_id:
+            yield holder
+
+
+def stopped_by_another(instance: Instance, injection_id: str) -> bool:
+    """Tells whether a living holder of any other injection stops an instance, always or by turns."""
+    pid, _ = process_of(instance)
+    return any(whose != injection_id and how != MEMORY for whose, how, _ in _holders(pid))
+
+
+def _holders(victim_pid: int) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Yields of every living holder of a process the injection, how it holds, and its own pid and start time."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
         try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            holds = bytes(_HOLD) in arguments and injection_id.encode() in arguments
-            if holds and any(argument.startswith(b"%d:" % victim_pid) for argument in arguments):
-                yield int(entry.name), int(stat_of(int(entry.name))[19])
-        except OSError:
+            _, _, arguments = (entry / "cmdline").read_bytes().partition(bytes(_HOLD) + b"\0")
+            injection_id, _, _, how, *victims = arguments.decode().split("\0")
+            if any(victim.startswith(f"{victim_pid}:") for victim in victims):
+                yield injection_id, how, (int(entry.name), int(stat_of(int(entry.name))[19]))
+        except (OSError, ValueError):  # it is gone, or it is no holder
             continue
 
 

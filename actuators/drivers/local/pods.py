@@ -45,18 +45,22 @@ class LocalPods:
         holders.begin(instance, str(share), injection_id, until)
 
     def resume(self, instance: Instance, injection_id: str) -> None:
-        """Ends the holder, then lets the process run."""
+        """Ends the holder, then lets the process run, unless it has another that stops it for a later fault."""
         holders.end(instance, injection_id)
-        send(*holders.process_of(instance), signal.SIGCONT)
+        if not holders.stopped_by_another(instance, injection_id):
+            send(*holders.process_of(instance), signal.SIGCONT)
 
     def exists(self, instance: Instance) -> bool:
         """Tells whether the process is alive."""
         return is_same_process(*holders.process_of(instance))
 
     def is_paused(self, instance: Instance, injection_id: str) -> bool:
-        """Tells whether the process is stopped, or a holder of this injection lives."""
+        """Tells whether a holder of this injection lives, or the process is stopped and no other's accounts for it."""
         pid, start_ticks = holders.process_of(instance)
-        return any(holders.living(injection_id, pid)) or (is_same_process(pid, start_ticks) and _is_stopped(pid))
+        if any(holders.living(injection_id, pid)):
+            return True
+        is_stopped = is_same_process(pid, start_ticks) and _is_stopped(pid)
+        return is_stopped and not holders.stopped_by_another(instance, injection_id)
 
     def is_starved(self, instance: Instance, injection_id: str) -> bool:
         """Watches for a few turns; tells whether the process was seen stopped and seen running under a holder."""
