@@ -18,7 +18,7 @@ from .catalogue import kind_of
 from .clock import Instant
 from .errors import TargetNotFound
 from .fault import Fault, Injection, Target, Undo
-from .pod import Instance
+from .pod import Instance, for_each
 
 _MIB = 2**20
 _PAGE_BYTES = 4096
@@ -110,8 +110,7 @@ class MemoryActuator:
 
     def revert(self, injection: Injection) -> None:
         """Restores the limits of before."""
-        for squeeze in _squeezes(injection):
-            self._memory.relax(squeeze, injection.id)
+        for_each(_squeezes(injection), lambda squeeze: self._memory.relax(squeeze, injection.id))
 
     def took(self, injection: Injection) -> bool:
         """Tells whether every victim has its new limit; one that has died of it meanwhile needs none."""

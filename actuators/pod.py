@@ -6,14 +6,16 @@ pod is never mistaken for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .catalogue import instances_hit, kind_of
 from .clock import Instant
-from .errors import TargetNotFound
+from .errors import ActuatorError, TargetNotFound
 from .fault import Fault, Injection, Target, Undo
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Pods(Protocol):
         ...
 
     def resume(self, instance: Instance, injection_id: str) -> None:
-        """Lets the instance run again and ends whatever froze it."""
+        """Ends what holds the instance under this injection, and lets it run unless another injection stops it."""
         ...
 
     def exists(self, instance: Instance) -> bool:
@@ -97,8 +99,7 @@ class PodActuator:
     def revert(self, injection: Injection) -> None:
         """Lets held victims run again; the dead stay dead, and the platform replaces them."""
         if injection.fault.kind != "pod.kill":
-            for instance in victims(injection):
-                self._pods.resume(instance, injection.id)
+            for_each(victims(injection), lambda instance: self._pods.resume(instance, injection.id))
 
     def took(self, injection: Injection) -> bool:
         """Tells whether every victim is gone, held, or starved."""
@@ -113,6 +114,22 @@ class PodActuator:
         if injection.fault.kind == "pod.kill":
             return True
         return not any(self._pods.is_paused(instance, injection.id) for instance in victims(injection))
+
+
+def for_each(victims: Iterable[T], undo: Callable[[T], None]) -> None:
+    """Takes a fault out of every victim, also where that of another stays.
+
+    Raises:
+        ActuatorError, OSError: of the first that stays, once all were tried.
+    """
+    errors: list[ActuatorError | OSError] = []
+    for victim in victims:
+        try:
+            undo(victim)
+        except (ActuatorError, OSError) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def chosen(instances: Sequence[Instance], count: int) -> Undo:

@@ -16,9 +16,12 @@ import pytest
 from actuators.catalogue import CATALOGUE, LEVELS
 from actuators.clock import BootClock
 from actuators.drivers.local.hold import stat_of
+from actuators.drivers.local.holders import living
 from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
-from actuators.pod import Instance
+from actuators.errors import RevertFailed
+from actuators.fault import Fault, Injection, Target
+from actuators.pod import Instance, PodActuator, chosen
 from envs.staging.processes import identify
 
 from .bare_platform import HOLD
@@ -127,6 +130,44 @@ def test_a_late_look_at_an_earlier_pause_does_not_end_the_present_one(pods: Loca
     pods.resume(spinner, "bb-now")
     wait_until(lambda: victim.status() != psutil.STATUS_STOPPED)
     assert not pods.is_paused(spinner, "bb-now")
+
+
+def test_who_is_gone_is_not_held(pods: LocalPods) -> None:
+    """A death between the plan and the act is no effect of the act."""
+    process = subprocess.Popen(SPINNER)
+    gone = Instance("gone", {"pid": process.pid, "start_ticks": identify(process.pid).start_ticks})
+    process.kill()
+    process.wait()
+    pods.pause(gone, "bb-late", BootClock().now().after(30.0))
+    assert not pods.is_paused(gone, "bb-late")
+    assert list(living("bb-late", process.pid)) == []
+
+
+def test_a_name_that_was_cut_within_a_letter_hides_nobody(spinner: Instance) -> None:
+    """The kernel cuts names of processes at fifteen bytes, wherever that is."""
+    pid = spinner.identity["pid"]
+    Path(f"/proc/{pid}/comm").write_bytes("fünfzehn".encode() + "üüü".encode()[:-1])
+    assert b"\xc3)" in Path(f"/proc/{pid}/stat").read_bytes()
+    assert stat_of(pid)[0] in "RS"
+    assert identify(pid).start_ticks == spinner.identity["start_ticks"]
+
+
+def test_one_that_cannot_be_let_go_keeps_no_other() -> None:
+    class Stubborn(LocalPods):
+        def __init__(self) -> None:
+            self.resumed: list[str] = []
+
+        def resume(self, instance: Instance, injection_id: str) -> None:
+            self.resumed.append(instance.id)
+            if instance.id == "first":
+                raise RevertFailed("the holder of first does not end")
+
+    stubborn, now = Stubborn(), BootClock().now()
+    undo = chosen([Instance("first", {}), Instance("second", {})], 2)
+    fault = Fault("pod.pause", Target("web"), 1.0, 10.0)
+    with pytest.raises(RevertFailed, match="first"):
+        PodActuator(stubborn).revert(Injection("bb-two", fault, undo, now, now.after(10.0), 1))
+    assert stubborn.resumed == ["first", "second"]
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -145,8 +145,17 @@ def test_who_has_no_room_to_take_is_no_target(actuator, eater):
         planned(actuator)
 
 
-def test_a_victim_that_died_of_it_is_clean_and_what_died_before_is_not_hit(actuator, eater):
+def test_who_got_another_limit_since_it_was_planned_is_not_squeezed(actuator, eater):
     injection = planned(actuator)
+    resource.prlimit(eater.id.pid, resource.RLIMIT_DATA, (800 * MIB, resource.RLIM_INFINITY))
+    actuator.inject(injection)
+    assert not actuator.took(injection)
+    assert eater.limit == 800 * MIB
+    assert actuator.probe_clean(injection)
+
+
+def test_a_victim_that_died_of_it_is_clean_and_what_died_before_is_not_hit(actuator, eater):
+    injection, late = planned(actuator), planned(actuator, name="bb-late")
     actuator.inject(injection)
     eater.process.kill()
     eater.process.wait()
@@ -154,3 +163,5 @@ def test_a_victim_that_died_of_it_is_clean_and_what_died_before_is_not_hit(actua
     actuator.revert(injection)
     assert actuator.probe_clean(injection)
     assert not actuator.took(injection)
+    actuator.inject(late)
+    assert not actuator.took(late)

@@ -15,6 +15,7 @@ import pytest
 from actuators.clock import BootClock
 from actuators.drivers.local.nodes import LocalNodes
 from actuators.drivers.local.platform import Platform
+from actuators.drivers.local.pods import LocalPods
 from actuators.errors import TargetNotFound
 from actuators.fault import Fault, Injection, Target
 from actuators.node import NodeActuator
@@ -90,6 +91,17 @@ def test_a_kill_that_stopped_half_way_leaves_nothing_frozen(platform):
     actuator(platform).revert(Injection.from_json(injection.to_json()))
     assert actuator(platform).probe_clean(injection)
     assert platform.observable()["states"]["trainer"] == ["running", "running"]
+
+
+def test_whoever_lets_a_node_go_lets_nobody_go_whom_a_later_fault_holds(platform):
+    injection, pods = receipt(platform), LocalPods(Platform(platform.handle))
+    first, _ = pods.instances(Target("trainer"))
+    pods.pause(first, "bb-later", BootClock().now().after(30.0))
+    wait_until(lambda: platform.state_of("trainer") == ["stopped", "running"])
+    assert actuator(platform).probe_clean(injection)
+    actuator(platform).revert(injection)
+    assert platform.state_of("trainer") == ["stopped", "running"]
+    pods.resume(first, "bb-later")
 
 
 def test_the_node_that_came_back_is_not_the_one_that_was_lost(platform):

@@ -15,11 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from envs.staging import guard, leftovers
 from envs.staging import handle as handles
-from envs.staging import leftovers
 from envs.staging.errors import PlatformAlive, StagingError
 from envs.staging.handle import Handle
+from envs.staging.layout import Layout
 from envs.staging.processes import ProcessId, boot_id, identify
+from envs.staging.settings import StagingSettings
 
 from .waiting import wait_until
 
@@ -208,6 +210,16 @@ def test_of_a_platform_that_crashes_the_end_of_its_log_is_told(ends, tmp_path, s
     assert error.endswith("first | last words")
     assert guarded.left_nothing()
     os.close(guarded.keepalive)
+
+
+@pytest.mark.parametrize(("error", "stays"), [(guard.ProcessesLeft("4711"), True), (StagingError("no luck"), False)])
+def test_what_could_not_be_ended_can_still_be_found(tmp_path, short_root, error, stays):
+    """Without its handle the next start would begin beside it, and a watchdog would look for nothing."""
+    handle, root = tmp_path / "platform.json", short_root
+    charge = guard.Charge(handle, Layout(root, tmp_path / "logs"), StagingSettings())
+    with pytest.raises(type(error), match=str(error)), guard._claimed(charge):
+        raise error
+    assert (handle.exists(), root.exists()) == (stays, stays)
 
 
 def test_a_folder_in_which_something_is_is_never_taken_for_a_root(ends, tmp_path, short_root) -> None:

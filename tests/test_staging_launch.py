@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -12,7 +14,10 @@ from actuators.errors import BackburnError
 from agent.build import local
 from agent.settings import load
 from envs.staging import guard, launch
+from envs.staging import handle as handles
 from envs.staging.errors import StagingError, StartFailed
+from envs.staging.layout import Layout
+from envs.staging.processes import ProcessId
 from envs.staging.settings import StagingSettings
 
 from .conftest import config_file
@@ -53,6 +58,19 @@ def test_a_guard_that_does_not_end_is_killed_and_told_of_and_waited_for_no_longe
     finally:
         kill()
         platform._guard.wait()
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_who_stops_a_platform_sees_to_what_its_guard_has_left(tmp_path, monkeypatch, pipe, is_ours):
+    monkeypatch.setattr(launch, "own_module", lambda *_: [sys.executable, "-I", "-S", "-c", "import sys; sys.exit(4)"])
+    platform = launch.Platform(tmp_path / "handle", tmp_path / "logs", StagingSettings(), pipe[0])
+    platform._guard.wait()
+    left = guard.Charge(tmp_path / "handle", Layout(tmp_path / "root", tmp_path / "logs"), StagingSettings())
+    pid = platform._guard.pid if is_ours else os.getpid()
+    handles.create(left.handle, replace(guard._first_handle(left), guard=ProcessId(pid, 1)))
+    monkeypatch.setattr(launch.leftovers, "clear", stuck)
+    with pytest.raises(StagingError, match="4711") if is_ours else nullcontext():
+        platform.stop()
 
 
 def test_a_platform_that_does_not_end_is_an_error_of_the_tool(tmp_path, monkeypatch):

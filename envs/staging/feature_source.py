@@ -15,7 +15,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -67,18 +67,6 @@ class FetchMetrics:
         self.seconds = Histogram(
             "model_feature_fetch_seconds", "Time a feature fetch took.", buckets=latency_buckets(), registry=metrics
         )
-
-
-class FeatureSource(Protocol):
-    """Gives features of entities."""
-
-    async def fetch(self, entity: int) -> Features:
-        """Returns the features of an entity.
-
-        Raises:
-            FeaturesUnavailable: they cannot be had.
-        """
-        ...
 
 
 class Patient:

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,10 @@ _REAP_PAUSE_S = 0.01
 _ASKED = frozenset({signal.SIGTERM, signal.SIGINT})
 _AWAITED = _ASKED | {signal.SIGCHLD}
 _MOST_SIGNALS = 4096
+
+
+class ProcessesLeft(StagingError):
+    """Some processes of the platform could not be ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def guard(charge: Charge, command: Sequence[str]) -> None:
     Raises:
         BadInput: another platform is alive, or a folder cannot be used.
         StagingError: the platform ended by itself.
+        ProcessesLeft: some of it does not end; its handle and its folder stay for whoever tries that later.
     """
     leftovers.clear(charge.handle)
     _leave_terminal()
@@ -128,7 +133,7 @@ def _claimed(charge: Charge) -> Iterator[None]:
     if len(os.fsencode(root)) > LONGEST_ROOT_BYTES:
         raise BadInput(f"the root {root} has more than {LONGEST_ROOT_BYTES} bytes, too long for sockets in it")
     handle.create(charge.handle, _first_handle(charge))
-    try:
+    with _afterwards(lambda: charge.handle.unlink(missing_ok=True)):
         try:
             logs.mkdir(parents=True, exist_ok=True)
             root.mkdir(parents=True, exist_ok=True)
@@ -137,12 +142,21 @@ def _claimed(charge: Charge) -> Iterator[None]:
                 raise BadInput(f"the root {root} is not empty; allowed is a new or empty folder")
         except OSError as error:
             raise BadInput(f"the folder {error.filename} cannot be used: {error.strerror}") from None
-        try:
+        with _afterwards(lambda: shutil.rmtree(root, ignore_errors=True)):
             yield
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-    finally:
-        charge.handle.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _afterwards(clean: Callable[[], object]) -> Iterator[None]:
+    """Cleans up at the end, however it comes, unless processes are left: it is by what is here that they are found."""
+    try:
+        yield
+    except ProcessesLeft:
+        raise
+    except BaseException:
+        clean()
+        raise
+    clean()
 
 
 def _first_handle(charge: Charge) -> Handle:
@@ -220,7 +234,7 @@ def _end_descendants() -> None:
                 process.kill()
         _reap()
         if time.monotonic() > deadline_s:
-            raise StagingError(f"these processes could not be ended: {sorted(each.pid for each in descendants)}")
+            raise ProcessesLeft(f"these processes could not be ended: {sorted(each.pid for each in descendants)}")
         time.sleep(_REAP_PAUSE_S)
 
 

@@ -92,9 +92,19 @@ class Platform:
                     if not self._guard_ends():
                         raise _does_not_end(self._guard.pid)
                     leftovers.clear(self._handle)
+            self._clear()
         finally:
             if self._guard.stderr is not None:
                 self._guard.stderr.close()
+
+    def _clear(self) -> None:
+        """Ends what our guard has left: its handle stays where somebody killed it, or where it could not end something.
+
+        Where it was turned away by another platform, the handle is that one's.
+        """
+        found = _read(self._handle)
+        if found is not None and found.guard.pid == self._guard.pid:
+            leftovers.clear(self._handle)
 
     def _guard_ends(self) -> bool:
         """Tells whether the guard ends in time."""

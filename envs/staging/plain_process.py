@@ -32,7 +32,8 @@ class PlainProcess:
     @property
     def id(self) -> ProcessId | None:
         """The process that runs now, None while it is dead."""
-        return identify(self._process.pid) if self._process is not None else None
+        # Once it was waited for, its number may be anybody's.
+        return identify(self._process.pid) if self._process is not None and self._process.poll() is None else None
 
     @property
     def exit_status(self) -> int | None:

@@ -53,7 +53,7 @@ class ProcessId:
 def identify(pid: int) -> ProcessId | None:
     """Returns the process that has this pid now, None when there is none or it is a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     # The name is in brackets and may hold anything, brackets and spaces included.

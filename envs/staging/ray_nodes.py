@@ -71,7 +71,8 @@ class RayCluster:
     @property
     def raylets(self) -> Mapping[str, ProcessId]:
         """The raylets of the worker nodes that are up, by the node's name. The head is nobody's place of work."""
-        found = {node.name: identify(raylet.pid) for node, raylet in self._raylets.items()}
+        # Once one was waited for, its number may be anybody's.
+        found = {node.name: identify(raylet.pid) for node, raylet in self._raylets.items() if raylet.poll() is None}
         return {name: process for name, process in found.items() if process is not None}
 
     def start_head(self, agent_port: int) -> None:

@@ -6,6 +6,8 @@ import copy
 import itertools
 import json
 import multiprocessing
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from actuators.drivers.local.platform import Platform
 from actuators.drivers.local.pods import LocalPods
 from actuators.drivers.local.registry import LocalRegistry
 from actuators.drivers.world import FileWorld
-from actuators.errors import TargetNotFound
+from actuators.errors import InjectionFailed, TargetNotFound
 from actuators.fault import Fault, Injection, Target
 from actuators.gpu import GpuActuator
 from actuators.memory import MemoryActuator
@@ -292,8 +294,7 @@ def test_another_injections_fault_is_left_alone(undone, kind):
     injection = undone.receipt(kind, name=f"bb-alone-{kind}")
     other = undone.receipt(kind, name=f"bb-other-{kind}")
     undone.actuator(kind).inject(injection)
-    if kind != "pod.pause":  # a stopped process has no name on it: whoever lets it run again lets it run
-        undone.actuator(kind).revert(other)
+    undone.actuator(kind).revert(other)
     assert not undone.actuator(kind).probe_clean(injection)
     undone.actuator(kind).revert(injection)
 
@@ -334,6 +335,30 @@ def test_a_deletion_that_comes_after_the_undo_is_seen_and_undone(restored):
     assert actuator.probe_clean(injection)
     assert checkpoints.read(injection.undo["artefact"]) == before
     assert not checkpoints.is_set_aside(injection.undo["artefact"], injection.id)
+
+
+@pytest.mark.parametrize("kind", ["model.checkpoint_corrupt", "model.checkpoint_delete"])
+def test_a_checkpoint_that_is_not_the_newest_any_more_is_not_damaged(tmp_path, kind):
+    """What was saved between the plan and the kill is what a restart reads: damage to another one shows nothing."""
+    with bare_platform(tmp_path) as platform:
+        actuator = local_actuators(platform.handle, tmp_path / "kept")["model"]
+        fault, now = Fault(kind, Target("trainer"), 0.5, 10.0), BootClock().now()
+        injection = Injection("bb-old", fault, actuator.prepare("bb-old", fault), now, now.after(10.0), 1)
+        before = platform.checkpoint.read_bytes()
+        platform.checkpoint.with_name("checkpoint-000002.safetensors").write_bytes(b"newer")
+        with pytest.raises(InjectionFailed, match="checkpoint-000002"):
+            actuator.inject(injection)
+        assert platform.checkpoint.read_bytes() == before
+        actuator.revert(injection)
+        assert actuator.probe_clean(injection)
+
+
+def test_a_clock_that_goes_back_hides_no_checkpoint(tmp_path):
+    with bare_platform(tmp_path) as platform:
+        tomorrow_s = time.time() + 86_400.0
+        os.utime(platform.checkpoint, (tomorrow_s, tomorrow_s))
+        kept = platform.checkpoint.read_bytes()
+        assert LocalCheckpoints(Platform(platform.handle)).read(str(platform.checkpoint)) == kept
 
 
 def test_what_cannot_be_undone_says_so():

@@ -41,12 +41,12 @@ class LocalCheckpoints:
         try:
             while time.monotonic() < deadline_s:
                 before = path.stat()
+                if time.time() - before.st_mtime <= _WRITTEN_AGO_S:  # or the clock has gone back: then all look new
+                    time.sleep(_WRITTEN_AGO_S)
                 content = path.read_bytes()
                 after = path.stat()
-                unchanged = (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-                if unchanged and time.time() - after.st_mtime > _WRITTEN_AGO_S:
+                if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
                     return content
-                time.sleep(_WRITTEN_AGO_S)
         except FileNotFoundError:
             return None
         raise TargetNotFound(f"{path} is being written all the time; no whole copy of it could be kept")

@@ -10,7 +10,7 @@ used up its CPU quota. Or it lowers the limit on their memory, and restores the 
 
 It waits for the line `go` before it does anything: whoever asked may have died in between, and a holder that never
 heard from them must do no harm. It then goes on as an orphan, for it belongs to nobody, answers `held`, waits for the
-deadline or SIGTERM, and lets go.
+deadline or SIGTERM, and lets go. Where there is nobody to hold any more, it answers `not held` and ends.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ PERIOD_S = 0.1
 MEMORY = "memory"
 """How to hold a process short of memory; any other way is a share of the time."""
 
+HELD, NOT_HELD = b"held\n", b"not held\n"
+"""What it answers."""
+
 UNLIMITED = resource.RLIM_INFINITY
 
+_LOOK_AGAIN_S = 1.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -39,7 +43,8 @@ def stat_of(pid: int) -> list[str]:
     Raises:
         OSError: there is no such process.
     """
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    # The name in it may be anything, cut in the middle of a letter included.
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def is_same_process(pid: int, start_ticks: int) -> bool:
@@ -107,7 +112,10 @@ def _hold_memory(victims: list[list[int]], deadline_s: float) -> None:
     try:
         for pid, start_ticks, limit_bytes, before_bytes in victims:
             replace_data_limit(pid, start_ticks, before_bytes, limit_bytes)
-        os.write(1, b"held\n")
+        if any(data_limit(pid, start_ticks) != limit_bytes for pid, start_ticks, limit_bytes, _ in victims):
+            os.write(1, NOT_HELD)
+            return
+        os.write(1, HELD)
         _is_told_to_end(deadline_s)
     finally:
         for pid, start_ticks, limit_bytes, before_bytes in victims:
@@ -123,7 +131,10 @@ def _hold_time(victims: list[list[int]], share: float, deadline_s: float) -> Non
 
     try:
         tell(signal.SIGSTOP)
-        os.write(1, b"held\n")
+        if not all(is_same_process(pid, start_ticks) for pid, start_ticks in victims):
+            os.write(1, NOT_HELD)
+            return
+        os.write(1, HELD)
         while share < 1.0:
             # A turn begins now, however late: what was missed is not made up for.
             began_s = _now_s()
@@ -140,7 +151,13 @@ def _hold_time(victims: list[list[int]], share: float, deadline_s: float) -> Non
 
 def _is_told_to_end(until_s: float) -> bool:
     """Waits until then, or for SIGTERM; tells whether that came."""
-    return signal.sigtimedwait({signal.SIGTERM}, max(0.0, until_s - _now_s())) is not None
+    while True:
+        left_s = max(0.0, until_s - _now_s())
+        # Its clock stands still while the machine sleeps, and ours does not.
+        if signal.sigtimedwait({signal.SIGTERM}, min(left_s, _LOOK_AGAIN_S)) is not None:
+            return True
+        if left_s <= _LOOK_AGAIN_S:
+            return False
 
 
 def _now_s() -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...clock import Instant
 from ...errors import InjectionFailed, RevertFailed
 from ...pod import Instance
-from .hold import MEMORY, send, stat_of
+from .hold import HELD, MEMORY, NOT_HELD, send, stat_of
 from .platform import ANSWER_WITHIN_S
 
 _HOLD = Path(__file__).with_name("hold.py")
@@ -28,6 +28,8 @@ def process_of(instance: Instance) -> tuple[int, int]:
 def begin(instance: Instance, how: str, injection_id: str, until: Instant, *more: int) -> None:
     """Starts a holder of an instance, unless this injection already has one, and waits until it holds.
 
+    An instance that is gone, or that was changed by others meanwhile, has none afterwards.
+
     Args:
         instance: whom it holds.
         how: see `hold`.
@@ -36,7 +38,7 @@ def begin(instance: Instance, how: str, injection_id: str, until: Instant, *more
         more: numbers that it needs to know of its victim, see `hold`.
 
     Raises:
-        InjectionFailed: it did not say that it holds.
+        InjectionFailed: it did not say how it went.
     """
     pid, start_ticks = process_of(instance)
     if any(living(injection_id, pid)):
@@ -50,7 +52,7 @@ def begin(instance: Instance, how: str, injection_id: str, until: Instant, *more
     )
     said = _said_after_go(holder)
     holder.wait()
-    if said != b"held\n":
+    if said not in {HELD, NOT_HELD}:
         raise InjectionFailed(f"the holder of {instance.id} did not say that it holds it")
 
 
@@ -76,10 +78,9 @@ def living(injection_id: str, victim_pid: int) -> Iterator[tuple[int, int]]:
             yield holder
 
 
-def stopped_by_another(instance: Instance, injection_id: str) -> bool:
-    """Tells whether a living holder of any other injection stops an instance, always or by turns."""
-    pid, _ = process_of(instance)
-    return any(whose != injection_id and how != MEMORY for whose, how, _ in _holders(pid))
+def stoppers(pid: int) -> set[str]:
+    """Returns the injections whose living holders stop a process, always or by turns."""
+    return {injection_id for injection_id, how, _ in _holders(pid) if how != MEMORY}
 
 
 def _holders(victim_pid: int) -> Iterator[tuple[str, str, tuple[int, int]]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...clock import Instant
-from ...errors import TargetNotFound
+from ...errors import RevertFailed, TargetNotFound
 from ...fault import Target
 from ...memory import Footprint, Squeeze
 from ...pod import Instance
@@ -53,9 +53,16 @@ class LocalMemory:
         holders.begin(squeeze.instance, MEMORY, injection_id, until, squeeze.limit_bytes, _before(squeeze))
 
     def relax(self, squeeze: Squeeze, injection_id: str) -> None:
-        """Ends the holder, then restores the limit."""
+        """Ends the holder, then restores the limit.
+
+        Raises:
+            RevertFailed: it may not be restored.
+        """
         holders.end(squeeze.instance, injection_id)
-        replace_data_limit(*holders.process_of(squeeze.instance), squeeze.limit_bytes, _before(squeeze))
+        try:
+            replace_data_limit(*holders.process_of(squeeze.instance), squeeze.limit_bytes, _before(squeeze))
+        except ValueError as error:  # somebody has lowered the hard limit meanwhile
+            raise RevertFailed(f"{squeeze.instance.id} does not get its memory back: {error}") from error
 
     def exists(self, instance: Instance) -> bool:
         """Tells whether the process is alive."""

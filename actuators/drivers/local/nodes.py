@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import InjectionFailed, TargetNotFound
 from ...fault import Target
 from ...node import Node
+from . import holders
 from .hold import is_same_process, send, stat_of
 from .platform import ANSWER_WITHIN_S, Platform
 
@@ -35,8 +36,8 @@ class LocalNodes:
         raylet = handle.get("nodes", {}).get(name)
         if raylet is None or not is_same_process(raylet["pid"], raylet["start_ticks"]):
             raise TargetNotFound(f"{target} lives on {name}, and no such node is up")
-        others = [other for other, found in handle["components"].items() if found["node"] == name]
-        others.remove(target.name)
+        components = handle["components"].items()
+        others = [other for other, found in components if found["node"] == name and other != target.name]
         if others:
             raise TargetNotFound(f"{target} lives on {name} together with {', '.join(others)}; no node is its alone")
         return Node(name, raylet)
@@ -61,24 +62,27 @@ class LocalNodes:
             time.sleep(_LOOK_AGAIN_S)
 
     def let_go(self, node: Node) -> None:
-        """Lets the raylet and its descendants run, if it is still there."""
-        raylet = _process(node)
-        if is_same_process(*raylet):
-            for process in (raylet, *_descendants(raylet)):
-                send(*process, signal.SIGCONT)
+        """Lets the raylet and its descendants run, if it is still there, but for those that a later fault stops."""
+        for process in _held(_process(node)):
+            send(*process, signal.SIGCONT)
 
     def is_up(self, node: Node) -> bool:
         """Tells whether the raylet is alive."""
         return is_same_process(*_process(node))
 
     def is_held(self, node: Node) -> bool:
-        """Tells whether the raylet is alive and stopped."""
-        pid, start_ticks = _process(node)
-        return is_same_process(pid, start_ticks) and _state(pid) in _STOPPED
+        """Tells whether the raylet is alive, and it or a descendant is stopped by nobody else."""
+        return bool(_held(_process(node)))
 
 
 def _process(node: Node) -> tuple[int, int]:
     return int(node.identity["pid"]), int(node.identity["start_ticks"])
+
+
+def _held(root: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns what is stopped of a tree and has no holder of its own; nothing of one whose root is gone."""
+    tree = [root, *_descendants(root)] if is_same_process(*root) else []
+    return [process for process in tree if _state(process[0]) in _STOPPED and not holders.stoppers(process[0])]
 
 
 def _frozen(root: tuple[int, int]) -> list[tuple[int, int]]:

@@ -47,8 +47,9 @@ class LocalPods:
     def resume(self, instance: Instance, injection_id: str) -> None:
         """Ends the holder, then lets the process run, unless it has another that stops it for a later fault."""
         holders.end(instance, injection_id)
-        if not holders.stopped_by_another(instance, injection_id):
-            send(*holders.process_of(instance), signal.SIGCONT)
+        pid, start_ticks = holders.process_of(instance)
+        if not holders.stoppers(pid) - {injection_id}:
+            send(pid, start_ticks, signal.SIGCONT)
 
     def exists(self, instance: Instance) -> bool:
         """Tells whether the process is alive."""
@@ -60,7 +61,7 @@ class LocalPods:
         if any(holders.living(injection_id, pid)):
             return True
         is_stopped = is_same_process(pid, start_ticks) and _is_stopped(pid)
-        return is_stopped and not holders.stopped_by_another(instance, injection_id)
+        return is_stopped and not holders.stoppers(pid) - {injection_id}
 
     def is_starved(self, instance: Instance, injection_id: str) -> bool:
         """Watches for a few turns; tells whether the process was seen stopped and seen running under a holder."""
