@@ -21,7 +21,7 @@ from typing import Protocol
 from actuators.actuator import Actuator, Repairs
 from actuators.catalogue import kind_of
 from actuators.clock import Clock, Instant
-from actuators.errors import ActuatorError, InjectionFailed, TargetNotFound
+from actuators.errors import ActuatorError, InjectionFailed
 from actuators.fault import Fault, Injection
 
 from .guards import Refusal, judge, judge_reach
@@ -160,7 +160,7 @@ class Supervisor:
         injection_id = self._new_id()
         try:
             undo = actuator.prepare(injection_id, fault)
-        except TargetNotFound as error:
+        except (ActuatorError, OSError) as error:  # nothing was touched yet
             self._journal.note("refused", f"{fault}: {error}")
             return Refusal("prepare", str(error))
         refusal = judge_reach(fault, undo, vitals, self._limits)

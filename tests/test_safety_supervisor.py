@@ -268,9 +268,11 @@ def test_no_more_are_hit_than_the_limits_allow_of_those_that_serve(supervisor, a
     assert isinstance(supervisor.inject(PAUSE, of_eight), Injection)
 
 
-def test_a_target_that_is_gone_is_a_refusal(supervisor, actuator, journal):
-    actuator.break_on["prepare"] = TargetNotFound("web has no instance")
-    assert supervisor.inject(PAUSE, VITALS) == Refusal("prepare", "web has no instance")
+@pytest.mark.parametrize("error", [TargetNotFound("web has no instance"), OSError("No space left on device")])
+def test_what_cannot_be_prepared_is_a_refusal(supervisor, actuator, journal, error):
+    """Nothing was touched: the target is gone, or there is no room for what an undo needs."""
+    actuator.break_on["prepare"] = error
+    assert supervisor.inject(PAUSE, VITALS) == Refusal("prepare", str(error))
     assert events(journal) == ["refused"]
 
 
