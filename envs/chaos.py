@@ -16,7 +16,7 @@ from safety.guards import Refusal
 
 from . import encoding
 from .clusters.base import Topology
-from .confirmation import Cell, Confirmations, Fingerprint
+from .confirmation import Cell, Confirmations, Fingerprint, Replicates
 from .encoding import ActionCode, ClusterState
 from .experiment import Experimenter, Interrupted, NotSteady
 from .history import COLUMN, LONG_MIN
@@ -222,7 +222,7 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         if trigger is None or outcome.verdict is not Verdict.WEAKNESS:
             return outcome
         try:
-            control = self._control(trigger, fault.target)
+            control = self._control(trigger, fault)
         except (Interrupted, NotSteady):
             control = Verdict.INVALID  # what was found is kept; whether anything more may be done, the next gate tells
         if control is Verdict.RESILIENT:
@@ -239,7 +239,9 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             return None
         self.state = encoding.after_experiment(self.state, self.code.index(self.code.encode(fault)), outcome.evidence)
         role = self.topology.component(fault.target.name).role
-        return self._add(fault, role, outcome.evidence, outcome.mechanism)
+        confirmed = self._add(fault, role, outcome.evidence, outcome.mechanism)
+        self._look_as_confirmed([Cell.of(fault)])
+        return confirmed
 
     def let_go(self, first: int) -> None:
         """Lets go of the traces from the `first` outcome on: whoever needs them has written them down.
@@ -286,20 +288,31 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         confirmed = self.confirmations.add(fault, role, evidence, mechanism)
         if confirmed is not None:
             self.gaps.add(gap_of(confirmed.kind, confirmed.role, confirmed.mechanism))
+        if evidence.verdict is Verdict.RESILIENT:
+            cell = Cell.of(fault)
+            self._borne_s[cell] = max(self._borne_s.get(cell, 0.0), fault.duration_s)
         return confirmed
 
     def _unlearn(self, unheard: Collection[Fingerprint]) -> None:
-        """Takes weaknesses for not confirmed, and lets their arms look so: what looks confirmed, no policy repeats."""
+        """Takes weaknesses for not confirmed."""
         for fingerprint in unheard:
             del self.confirmations.confirmed[fingerprint]
         self.gaps = {gap_of(*fingerprint) for fingerprint in self.confirmations.confirmed}
+        self._look_as_confirmed(self.confirmations.cells)
+
+    def _look_as_confirmed(self, cells: Iterable[Cell]) -> None:
+        """Lets arms look confirmed that are, and no others: what looks confirmed, no policy repeats.
+
+        Numbers alone cannot tell: promises that were broken in two ways were each seen broken once.
+        """
         history = self.state.history.clone()
-        for cell, replicates in self.confirmations.cells.items():
+        for cell in cells:
+            replicates = self.confirmations.cells.get(cell, Replicates())
             role = self.topology.component(cell.component).role
             shown = None if replicates.mechanism is None else Fingerprint(cell.kind, role, replicates.mechanism)
-            if replicates.confirmed and shown in unheard:
-                arm = self.code.index(self.code.encode(self.code.fault(*cell)))
-                history[(0, *arm, COLUMN["confirmed"])] = 0.0
+            arm = self.code.index(self.code.encode(self.code.fault(*cell)))
+            is_confirmed = replicates.confirmed and shown in self.confirmations.confirmed
+            history[(0, *arm, COLUMN["confirmed"])] = float(is_confirmed)
         self.state = replace(self.state, history=history)
 
     @property
@@ -318,18 +331,26 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
         self.code = ActionCode(names, telling_s=telling_s)
         self.state = encoding.first_state(self.topology, self.code)
         self.confirmations = Confirmations()
+        self._borne_s: dict[Cell, float] = {}
         self.gaps = set()
         self.outcomes = []
         self.spent_min = 0.0
         self.experiments = 0
 
-    def _control(self, trigger: str, target: Target) -> Verdict:
-        """Returns what the trigger alone does to a target: from the history if that is known, else by trying it now."""
-        control = self._alone(trigger, target)
+    def _control(self, trigger: str, fault: Fault) -> Verdict:
+        """Returns what the trigger alone does to a fault's target: from the history if that is known, else by a try.
+
+        What breaks late, such as what fills up while somebody restarts, has to be looked for in the control as long as
+        with the fault: it is borne only by who was watched for that time.
+        """
+        control = self._alone(trigger, fault.target)
         if control is None:
             return Verdict.INVALID
+        control = replace(control, duration_s=max(control.duration_s, fault.duration_s))
         known = self._last_verdict(control)
-        if known in {Verdict.WEAKNESS, Verdict.RESILIENT}:
+        if known is Verdict.WEAKNESS:
+            return known
+        if known is Verdict.RESILIENT and self._borne_s[Cell.of(control)] >= control.duration_s:
             return known
         outcome = self.experimenter.run(control)
         self.learn(outcome)

@@ -309,14 +309,23 @@ class Experimenter:
         last_s = max(clause.recovery_deadline_s(injected_s, cleared_s) for clause in self.hypothesis.clauses)
         self._observer.entered("recover", fault, last_s)
         margin_s = (self.hypothesis.samples + 1) * self.cluster.period_s
-        while not self._has_settled(injected_s) and self.supervisor.obstacle() is None:
-            self.lookout.poll()
-            if self._now_s() > self._next_deadline_s(injected_s, cleared_s) + margin_s:
+
+        def is_due() -> bool:
+            return self._now_s() > self._next_deadline_s(injected_s, cleared_s) + margin_s
+
+        while True:
+            while not self._has_settled(injected_s) and self.supervisor.obstacle() is None:
+                self.lookout.poll()
+                if is_due():
+                    break
+            self._poll_until(self._now_s() + POST_WINDOWS * self._shape.window_s, "post", fault)
+            recovered_s = self.lookout.settled_since(injected_s)
+            # Some damage shows only afterwards, such as a crowd that comes back at once; it has as long as all other.
+            if recovered_s is not None or is_due() or self.supervisor.obstacle() is not None:
                 break
-        self._poll_until(self._now_s() + POST_WINDOWS * self._shape.window_s, "post", fault)
-        recovered_s = self.lookout.settled_since(injected_s)
         if recovered_s is not None and self.lookout.quiet_since_s is not None:
-            self.lookout.quiet_since_s = max(recovered_s, cleared_s) + self._patience.settle_s
+            settled_s = max(recovered_s, cleared_s) + self._patience.settle_s
+            self.lookout.quiet_since_s = max(settled_s, self.lookout.quiet_since_s)
         return Phases(injected_s, cleared_s, recovered_s, self._now_s())
 
     def _next_deadline_s(self, injected_s: float, cleared_s: float) -> float:
@@ -329,9 +338,10 @@ class Experimenter:
         return max(broken, default=max(due_s.values()) + self._patience.settle_s)
 
     def _repair(self, fault: Fault, phases: Phases) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Gives what did not come back its declared repair; quarantines the target if that did not help."""
+        """Gives what did not come back its declared repair; quarantines it, and the target, if that did not help."""
         if phases.recovered_s is not None or self.supervisor.obstacle() is not None:
             return (), ()
+        self.lookout.poll()  # what has been read meanwhile may have taken longer than measurements stay new
         if self.lookout.is_blind():
             return (), ()  # nobody knows that anything needs a repair; the next gate stays shut until somebody does
         repaired = []
@@ -350,7 +360,18 @@ class Experimenter:
             return (), ()  # nobody has waited for it
         reason = f"not back after {fault}" + (f", nor after repairing {', '.join(repaired)}" if repaired else "")
         self.supervisor.quarantine(fault.target.name, reason)
-        return (), (fault.target.name,)
+        quarantined = [fault.target.name]
+        components = {component.name for component in self.cluster.topology().components}
+        for component in dict.fromkeys(broken):
+            # What needs the target is out of the game with it.
+            if component in components - self.lookout.out_of_game() and self._is_broken(component):
+                self.supervisor.quarantine(component, reason)
+                quarantined.append(component)
+        return (), tuple(quarantined)
+
+    def _is_broken(self, component: str) -> bool:
+        """Tells whether the newest measurement breaks a promise about a component."""
+        return any(self.lookout.is_broken(c) for c in self.hypothesis.clauses if component_of(c.series) == component)
 
     def _accepts_repair(self, component: str) -> bool:
         try:

@@ -165,7 +165,43 @@ def test_a_promise_that_was_broken_while_nothing_is_compared_is_not_called_noise
     record = recorded(slow_unseen, cleared_s=140.0, recovered_s=140.5, ended_s=155.0)
     score = calibrated().score(record, TOPOLOGY)
     assert score.evidence.verdict is Verdict.INCONCLUSIVE
-    assert "too little of that was known" in score.reason
+    assert "too little of that could be compared" in score.reason
+
+
+@pytest.mark.parametrize(("from_s", "is_seen"), [(109.0, True), (115.0, False), (125.0, False), (136.0, True)])
+def test_a_promise_that_was_broken_at_a_time_that_no_test_looks_at_is_not_called_noise(from_s, is_seen):
+    """Of a long fault the first and the last windows are compared: what lies between them says nothing of this p."""
+
+    def hardly_slow(at_s, values):
+        if from_s < at_s <= from_s + 1.5:
+            values["client/p50_ms"] = 301.0
+        values["client/p50_ms"] *= 15.0  # by itself it is often as slow
+
+    random = np.random.default_rng(0)
+    snapshots = [Snapshot(0.5 * i, healthy(random, 0.5 * i)) for i in range(1, 92 * 6)]
+    for snapshot in snapshots:
+        snapshot.values["client/p50_ms"] *= 15.0
+    calibration = Calibration(SERIES, SHAPE)
+    calibration.add(window_medians(snapshots, SERIES, 0.0, SHAPE))
+    record = recorded(hardly_slow, cleared_s=140.0, recovered_s=140.5, ended_s=155.0)
+    lenient = replace(HYPOTHESIS.clauses[1], at_most=4000.0)
+    hypothesis = Hypothesis((HYPOTHESIS.clauses[0], lenient, *HYPOTHESIS.clauses[2:]))
+    score = Scorer(calibration, hypothesis, alpha=0.001).score(record, TOPOLOGY)  # which so few units cannot reach
+    assert score.evidence.verdict is Verdict.INCONCLUSIVE
+    assert [one.series for one in score.broken] == ["client/p50_ms"]
+    assert math.isnan(score.evidence.p) != is_seen
+    assert ("this cluster's own noise" if is_seen else "too little of that could be compared") in score.reason
+    assert is_seen or score.evidence.e_value == 1.0
+
+
+@pytest.mark.parametrize(("unknown_s", "verdict"), [(5.0, Verdict.INVALID), (1.0, Verdict.RESILIENT)])
+def test_what_nobody_knew_after_a_deadline_is_not_made_up_for_by_what_was_known_before(unknown_s, verdict):
+    def blind(at_s, values):
+        if 120.0 < at_s <= 120.0 + unknown_s:
+            del values["trainer/steps_per_s"]
+
+    score = calibrated().score(recorded(blind, cleared_s=140.0, recovered_s=140.0, ended_s=155.0), TOPOLOGY)
+    assert score.evidence.verdict is verdict, score.reason
 
 
 def test_training_of_which_nothing_was_known_at_its_deadline_is_stuck_by_what_was_seen_after_it():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,6 +59,8 @@ class Scorer:
         broken = tuple(broken_clauses(self._hypothesis, record.snapshots, record.phases, record.without, record.fault))
         promised, inside, exposed, outside = self.families(record, topology)
         decisive = inside if _is_silence_alone(broken) else promised
+        if broken and not (decisive.p <= self._alpha or self._was_compared(record, broken, decisive)):
+            decisive = replace(decisive, p=math.nan)  # it is a number about something else
         verdict, reason = self._verdict(record, topology, broken, decisive)
         silent = _silent(record, broken)
         spread = max(map(_squashed, outside.moved(self._alpha).values()), default=0.0)
@@ -163,8 +166,8 @@ class Scorer:
             first += " (and no alert fired)" if broken[0].mechanism is Mechanism.SILENT else ""
             if p <= self._alpha:
                 return Verdict.WEAKNESS, f"{first} (p = {p:.3f})"
-            if math.isnan(p) or not (_is_silence_alone(broken) or any(one.series in decisive.z for one in broken)):
-                return Verdict.INCONCLUSIVE, f"{first}, but too little of that was known to compare it with before"
+            if math.isnan(p):
+                return Verdict.INCONCLUSIVE, f"{first}, but too little of that could be compared with before"
             return Verdict.INCONCLUSIVE, f"{first}, but p = {p:.3f} does not tell it from this cluster's own noise"
         unseen = self._unseen(record, topology)
         if unseen is not None:
@@ -179,6 +182,34 @@ class Scorer:
         if math.isnan(p):
             return Verdict.INVALID, "no promised series could be compared with the fault-free past"
         return Verdict.RESILIENT, "every promise was kept"
+
+    def _was_compared(self, record: Record, broken: Sequence[Broken], decisive: Family) -> bool:
+        """Tells whether a test has seen any of what broke a promise: it looks at a few windows, not at all the time."""
+        if _is_silence_alone(broken):
+            return True
+        tested, phases = TestedWindows(self.calibration, record), record.phases
+        clauses = {clause.series: clause for clause in self._hypothesis.clauses if clause.must != "alert"}
+        for one in broken:
+            if one.mechanism is Mechanism.SILENT or one.series not in decisive.z:
+                continue
+            clause = clauses[one.series]
+            since_s, until_s = phases.injected_s, phases.ended_s
+            if one.mechanism is Mechanism.NOT_RECOVERED and one.mechanism is not clause.mechanism:
+                since_s = clause.recovery_deadline_s(phases.injected_s, phases.cleared_s)
+            elif clause.must == "hold":
+                until_s = phases.cleared_s
+            elif clause.must == "return":
+                since_s += clause.within_s or 0.0
+            elif clause.must == "keep":
+                return True
+            broke_s = [
+                snapshot.at_s
+                for snapshot in record.snapshots
+                if since_s < snapshot.at_s <= until_s and clause.excess(snapshot.values.get(one.series, math.nan)) > 0
+            ]
+            if any(tested.includes(clause, at_s) for at_s in broke_s):
+                return True
+        return False
 
     def _unseen(self, record: Record, topology: Topology) -> str | None:
         """Returns a promise's series that the fault could be expected to move, and that was out of the game.
@@ -197,8 +228,14 @@ class Scorer:
         for clause in self._hypothesis.clauses:
             if clause.must == "alert" and record.fault is not None and clause.series in blinded(record.fault):
                 continue
-            missing = sum(clause.series not in snapshot.values for snapshot in seen)
-            if component_of(clause.series) not in record.without and missing >= _MOST_UNKNOWN * max(1, len(seen)):
+            if component_of(clause.series) in record.without:
+                continue
+            if _missing(clause.series, seen) >= _MOST_UNKNOWN * max(1, len(seen)):
+                return clause.series
+            # Before its deadline it may be broken as it likes: what is known of that time says nothing of the rest.
+            due_s = record.phases.injected_s + (clause.within_s or 0.0)
+            due = [snapshot for snapshot in seen if snapshot.at_s > due_s] if clause.must == "return" else []
+            if _missing(clause.series, due) >= max(self._hypothesis.samples, _MOST_UNKNOWN * len(due)):
                 return clause.series
         return None
 
@@ -243,6 +280,10 @@ class Scorer:
             return math.inf if any(b.mechanism is Mechanism.NOT_RECOVERED for b in broken) else math.nan
         allowed_s = max((clause.recover_within_s for clause in self._hypothesis.clauses), default=1.0)
         return max(0.0, phases.recovered_s - phases.cleared_s) / allowed_s
+
+
+def _missing(series: str, snapshots: Sequence[Snapshot]) -> int:
+    return sum(series not in snapshot.values for snapshot in snapshots)
 
 
 def _is_silence_alone(broken: Sequence[Broken]) -> bool:

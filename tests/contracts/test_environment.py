@@ -17,9 +17,11 @@ from envs.chaos import ChaosEnv
 from envs.clusters.simulated.hidden import MECHANISMS, Hidden
 from envs.confirmation import Cell
 from envs.encoding import BUDGET_FEATURES, ROLES
-from envs.hypothesis import Mechanism
+from envs.history import COLUMN
+from envs.hypothesis import Broken, Mechanism
+from envs.outcome import Outcome
 from envs.protections import PROTECTIONS, Gap, gap_of
-from envs.scoring import Verdict
+from envs.scoring import Evidence, Score, Verdict
 from tests.simulation import simulation
 
 
@@ -40,6 +42,20 @@ def test_gymnasium_accepts_the_environment():
 @pytest.mark.filterwarnings("ignore:Your observation .* has an unconventional shape:UserWarning")
 def test_stable_baselines3_accepts_the_environment(env):
     sb3_check(env)
+
+
+def test_what_was_shown_in_two_ways_once_each_looks_confirmed_to_nobody(env):
+    """What looks confirmed no policy repeats, and the third time that would confirm it never came."""
+    env.reset(seed=0)
+    kill = env.code.fault("model-server", "pod.kill", 0.25)
+    row = (0, *env.code.index(env.code.encode(kill)), COLUMN["confirmed"])
+    looks = []
+    for mechanism in (Mechanism.UNAVAILABLE, Mechanism.SLOW, Mechanism.SLOW):
+        broken = Broken("a promise", "client/p50_ms", mechanism, 1.0, 1.0, 3)
+        evidence = Evidence(Verdict.WEAKNESS, anomaly_score=0.9, p=0.0123, e_value=4.5)
+        env.learn(Outcome(kill, Score(evidence, (broken,), "because", None, ())))
+        looks.append((float(env.state.history[row]), len(env.gaps)))
+    assert looks == [(0.0, 0), (0.0, 0), (1.0, 1)]
 
 
 def played(seed: int, choose) -> list[tuple[object, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from envs.clusters.simulated.hidden import Hidden
 from envs.experiment import Interrupted, NotSteady
 from envs.hypothesis import Mechanism
 from envs.scoring import Verdict
+from envs.telemetry.alerts import Alert
 from envs.telemetry.snapshot import Snapshot
 from tests.contracts.test_actuators import TARGET
 from tests.simulation import simulation
@@ -312,6 +314,99 @@ def test_what_a_latent_fault_has_shown_is_kept_where_its_control_cannot_be_run(s
     outcome = env.experiment(fault("model.checkpoint_corrupt", "trainer", 0.5))
     assert outcome.verdict is Verdict.INCONCLUSIVE
     assert outcome.alone.evidence.verdict is Verdict.WEAKNESS
+    world.close()
+
+
+def test_a_control_is_watched_for_as_long_as_the_fault_beside_it(settings, tmp_path):
+    """What its trigger breaks late would be taken for the damage otherwise."""
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"checkpoint"})))
+    env = ChaosEnv(world, budget_min=10.0)
+    alone = env.code.fault("trainer", "pod.kill", 0.25)
+    borne = env.experiment(alone)
+    env.learn(borne)
+    assert borne.verdict is Verdict.RESILIENT
+    damaged = env.code.fault("trainer", "model.checkpoint_corrupt", 0.5)
+    assert damaged.duration_s > alone.duration_s
+    for _ in range(2):
+        assert env.experiment(damaged).verdict is Verdict.WEAKNESS
+        assert [each.fault.duration_s for each in env.outcomes] == [alone.duration_s, damaged.duration_s]
+    world.close()
+
+
+def afterwards(world, change) -> None:
+    """Changes what is seen from the end of the first fault on: `change(snapshot, seconds since)` returns it."""
+    cluster, journal, ended_s = world.experimenter.cluster, world.state.journal, []
+    look = cluster.next_snapshot
+
+    def changed(timeout_s):
+        snapshot = look(timeout_s)
+        if not ended_s and any(entry.event == "clean" for entry in journal.entries()):
+            ended_s.append(snapshot.at_s)
+        return change(snapshot, snapshot.at_s - ended_s[0]) if ended_s else snapshot
+
+    cluster.next_snapshot = changed
+
+
+@pytest.mark.parametrize(
+    ("for_s", "verdict", "repaired"), [(8.0, Verdict.RESILIENT, ()), (25.0, Verdict.WEAKNESS, ("model-server",))]
+)
+def test_what_breaks_only_after_a_fault_has_as_long_as_all_other_to_come_back(
+    settings, tmp_path, for_s, verdict, repaired
+):
+    """A crowd that comes back at once: what is over in time is borne, and nobody repairs what needs no repair."""
+
+    def crowded(snapshot, since_s):
+        values = {"client/error_share": 1.0} if 1.0 <= since_s < 1.0 + for_s else {}
+        return replace(snapshot, values={**snapshot.values, **values})
+
+    world = simulation(settings, tmp_path)
+    afterwards(world, crowded)
+    outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+    assert outcome.verdict is verdict, outcome.score.reason
+    assert (outcome.repaired, outcome.quarantined) == (repaired, ())
+    assert {each.mechanism for each in outcome.score.broken} == ({Mechanism.NOT_RECOVERED} if repaired else set())
+    world.close()
+
+
+def test_what_is_not_back_is_quarantined_wherever_it_is(settings, tmp_path):
+    """Else every gate would wait for it until the campaign gives up."""
+    world = simulation(settings.model_copy(update={"repairs": {}}), tmp_path)
+    stuck = {"trainer/steps_per_s": 0.0}
+    afterwards(world, lambda snapshot, _: replace(snapshot, values={**snapshot.values, **stuck}))
+    outcome = world.experimenter.run(fault("pod.pause", "gateway"))
+    assert outcome.quarantined == ("gateway", "trainer")
+    assert world.experimenter.run(fault("pod.kill", "feature-pipeline")).phases is not None
+    world.close()
+
+
+def test_what_takes_long_to_read_is_followed_by_a_new_look(settings, tmp_path, monkeypatch):
+    """Else nobody could tell whether anything needs a repair, and the campaign would end at the next gate."""
+    world = simulation(settings, tmp_path, hidden=Hidden(weak=frozenset({"restart"})))
+
+    def read(phases):
+        world.clock.advance(10.0)
+
+    monkeypatch.setattr(world.experimenter, "_requests", read)
+    assert world.experimenter.run(fault("pod.kill", "trainer")).repaired == ("trainer",)
+    world.close()
+
+
+def test_time_in_which_an_alert_fires_is_not_quiet_however_early_the_promises_were_kept(settings, tmp_path):
+    """It would be what the next experiment is compared with, and what a sham teaches."""
+    firing = frozenset({Alert("HighErrorRate", "model-server")})
+    last_s = []
+
+    def heard(snapshot, since_s):
+        if since_s < 5.0:
+            last_s.append(snapshot.at_s)
+            return replace(snapshot, alerts=firing)
+        return snapshot
+
+    world = simulation(settings, tmp_path)
+    afterwards(world, heard)
+    outcome = world.experimenter.run(fault("pod.pause", "model-server"))
+    assert outcome.phases.recovered_s < outcome.phases.cleared_s + 1.0 < last_s[-1]
+    assert world.experimenter.lookout.quiet_since_s > last_s[-1]
     world.close()
 
 
