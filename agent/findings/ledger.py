@@ -79,7 +79,7 @@ class Ledger:
         """Takes in that a known weakness was seen in a milder form.
 
         Returns:
-            How the mildest form that any run has seen is reproduced.
+            How the mildest form that was seen since it was last confirmed is reproduced.
         """
         with self._engine.begin() as connection:
             row = connection.execute(sql.select(_WEAKNESSES).where(_WEAKNESSES.c.id == weakness.id)).one()
@@ -128,8 +128,8 @@ class Ledger:
 
 
 def _merged(weakness: Weakness, row: sql.Row[Any]) -> Weakness:
-    kept = {"first_seen": row.first_seen, "state": row.state} | _mildest(json.loads(row.document), weakness)
-    return Weakness(**weakness.to_json() | kept)
+    # How it is reproduced is told by the newest run alone: what it took earlier, a remedy may have changed since.
+    return Weakness(**weakness.to_json() | {"first_seen": row.first_seen, "state": row.state})
 
 
 def _mildest(known: dict[str, Any], new: Weakness) -> dict[str, Any]:

@@ -76,8 +76,9 @@ class Weakness:
     """One confirmed weakness, as it stands in `weaknesses.json`.
 
     `tested` are the components of which some series was tested: of the others nobody knows whether they moved.
+    `shown_by` is the injection whose experiment shows it most clearly, which is the one that the record tells of.
     `not_recovered` says whether a promise was seen broken after its deadline to be kept again; without a `recovery_s`
-    and without that, nobody saw how it went on. Both are None in records that were written before they were kept.
+    and without that, nobody saw how it went on. All three are None in records that were written before they were kept.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Weakness:
     requests: dict[str, Any] | None = None
     tested: list[str] | None = None
     not_recovered: bool | None = None
+    shown_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the weakness as a JSON object."""
@@ -137,8 +139,8 @@ def weakness_of(
     """
     shown = [o for o in outcomes if o.fault is not None and Cell.of(o.fault) == cell and o.verdict is Verdict.WEAKNESS]
     # A cell may break promises in several ways: the record tells of the one that was confirmed.
-    alike = [outcome for outcome in shown if outcome.mechanism is fingerprint.mechanism]
-    clearest = max(alike or shown, key=lambda outcome: outcome.evidence.anomaly_score)
+    shown = [outcome for outcome in shown if outcome.mechanism is fingerprint.mechanism] or shown
+    clearest = max(shown, key=lambda outcome: outcome.evidence.anomaly_score)
     fault = clearest.fault
     if fault is None:
         raise ValueError(f"{fingerprint} has no experiment that shows it")
@@ -180,6 +182,7 @@ def weakness_of(
         requests=requests_json(max(shown, key=_shows_requests)),
         tested=list(clearest.score.tested),
         not_recovered=any(one.mechanism is Mechanism.NOT_RECOVERED for one in clearest.score.broken),
+        shown_by=clearest.injection_id,
     )
 
 
