@@ -17,7 +17,7 @@ from rich.console import Console
 
 from actuators.catalogue import kind_of
 from actuators.errors import BackburnError, BadInput, Unsafe
-from agent.bench import workers
+from agent.bench import rates, workers
 from agent.bench.__main__ import Memory, measured
 from agent.bench.beside import in_one_line, whole_from_1
 from agent.bench.drilled import Ban, answered, timeline
@@ -27,6 +27,9 @@ from agent.bench.tuning import Trial, lines_of, tuned
 from agent.learning.regression import Prior
 from agent.run import Run
 from agent.settings import load
+from envs.simulator.campaigns import Campaigns
+from envs.simulator.pool import pool_of
+from envs.simulator.structure import Generator
 from safety.journal import Entry
 from tests.conftest import config_file
 from tests.simulation import simulation
@@ -43,6 +46,17 @@ def test_halts_are_counted_by_kind_and_together_and_a_fault_that_stayed_is_no_ti
     assert (found["network.delay"]["halts"], found["network.delay"]["not_seen_to_be_gone"]) == (2, 1)
     assert (found["all"]["halts"], found["all"]["p50_s"]) == (5, pytest.approx(0.3))
     assert figures({})["all"]["p50_s"] is None
+
+
+def test_what_rates_are_measured_of_runs(monkeypatch):
+    monkeypatch.setattr(rates, "_STOCK_BATCH", 8)
+    pool, sizes = pool_of(Generator((6, 8)), 16, seed=0), rates.Sizes(alone=8, learning=8, minibatch=64)
+    pieces = [rates._alone(Campaigns(pool, 8)), *(of(pool, sizes, 8) for of in (rates._rollout, rates._ppo))]
+    for experiments, run in [*pieces, rates._stock_ppo(pool, sizes, 8)]:
+        assert experiments == 8 * 32
+        span = rates._span(experiments, run)
+        assert span.experiments == experiments
+        assert span.ended_s > span.began_s
 
 
 def test_what_is_halted_can_be_undone_and_ends_with_the_lever(settings, tmp_path):

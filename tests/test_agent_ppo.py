@@ -229,6 +229,15 @@ def test_on_a_leash_the_entropy_says_how_far_it_has_strayed(pool):
     assert len(list(model.policy.parameters())) == len(list(usual.parameters())), "the leash is no part of the policy"
 
 
+def test_nobody_is_alone_in_a_minibatch(pool):
+    """The spread of one advantage is no number, and every weight would be none."""
+    model = DevicePPO(Campaigns(pool, 5), n_steps=13, batch_size=32, n_epochs=1, seed=3)
+    model.learn(65)
+    assert [len(samples.actions) for samples in model.rollout_buffer.get(32)] == [32, 33]
+    assert [len(samples.actions) for samples in model.rollout_buffer.get(30)] == [30, 30, 5]
+    assert all(bool(torch.isfinite(weights).all()) for weights in model.policy.parameters())
+
+
 def test_the_buffer_is_allocated_once(pool):
     model = device_ppo(pool)
     first = [each.data_ptr() for each in collected(model)._kept]

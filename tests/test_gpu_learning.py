@@ -18,10 +18,12 @@ from agent.learning.policy_file import read, store
 from agent.learning.posterior import ArmNetwork, odds_of
 from agent.learning.ppo.choosing import preferring
 from agent.learning.ppo.device import DevicePPO
-from agent.learning.ppo.practice import FolderKeeper, practised
+from agent.learning.ppo.practice import FolderKeeper, Practice, _model, practised
 from agent.learning.ppo.set_policy import SetPolicy
 from agent.learning.train import Lessons, taught
 from agent.settings import PACKAGED
+from envs.encoding import ROLES
+from envs.history import by_kind, in_role
 from envs.simulator.campaigns import Campaigns
 from envs.simulator.gym_env import SimulatedChaosEnv
 from envs.simulator.pool import pool_of
@@ -31,6 +33,7 @@ from tests.test_gpu import why_not
 pytestmark = pytest.mark.gpu
 
 CARD = "cuda"
+STEPS = 32
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +73,19 @@ def test_the_same_campaigns_look_the_same_and_the_same_is_chosen(pool):
     torch.testing.assert_close(on_card[2].cpu()[same], log_prob[same], rtol=1e-2, atol=1e-2)
 
 
+def test_what_is_kept_on_the_card_is_what_the_history_says(pool):
+    campaigns, choose = Campaigns(pool.to(CARD), 256, seed=7, budget_min=(5.0, 8.0)), randomly(5)
+    ended = 0
+    for _ in range(20):
+        ended += int(campaigns.step(choose(campaigns)).over.sum())
+        kinds = by_kind(campaigns.state.history)
+        role = campaigns.state.components[..., : len(ROLES) + 1]
+        torch.testing.assert_close(campaigns.by_kind, kinds)
+        torch.testing.assert_close(campaigns.in_role, in_role(role, kinds))
+        assert torch.equal(campaigns.able, campaigns.state.available.any((-1, -2)))
+    assert ended, "campaigns began anew on the way"
+
+
 def test_campaigns_on_the_card_show_as_much_as_on_the_processor(pool):
     def shown(on) -> tuple[float, float, float]:
         campaigns, choose = Campaigns(on, 2048, seed=3), randomly(5)
@@ -86,21 +102,34 @@ def test_campaigns_on_the_card_show_as_much_as_on_the_processor(pool):
         assert there == pytest.approx(here, rel=0.1)
 
 
-def test_a_rollout_copies_nothing_and_waits_for_one_number_a_step(pool):
-    """Which campaigns ended; whatever else the host waits for would leave the card idle in every step."""
-    steps = 32
-    model = DevicePPO(Campaigns(pool.to(CARD), 256), n_steps=steps, batch_size=1024, n_epochs=1)
-    _, callback = model._setup_learn(256 * steps)
-    model.collect_rollouts(None, callback, model.rollout_buffer, steps)
-    torch.cuda.set_sync_debug_mode("warn")
+def by_itself(pool) -> tuple[DevicePPO, int]:
+    """Returns PPO alone, and what it waits for in a step: which campaigns ended."""
+    return DevicePPO(Campaigns(pool.to(CARD), 256), n_steps=STEPS, batch_size=1024, n_epochs=1), 1
+
+
+def beside_its_teacher(pool) -> tuple[DevicePPO, int]:
+    """Returns PPO as it is trained, and what it waits for: how many arms its teacher looks at, as well."""
+    practice = Practice(batch=256, rollout=STEPS, minibatch=1024)
+    return _model(pool.to(CARD), practice, shipped("posterior", ArmNetwork).to(CARD), rank=0), 2
+
+
+@pytest.mark.parametrize("made", [by_itself, beside_its_teacher])
+def test_a_rollout_copies_nothing_and_waits_for_a_number_or_two_a_step(pool, made):
+    """Whatever else the host waits for would leave the card idle in every step."""
+    model, each_step = made(pool)
+    _, callback = model._setup_learn(256 * STEPS)
+    model.collect_rollouts(None, callback, model.rollout_buffer, STEPS)
     try:
-        with warnings.catch_warnings(record=True) as waits:
+        with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            model.collect_rollouts(None, callback, model.rollout_buffer, steps)
+            torch.cuda.set_sync_debug_mode("warn")  # which says once that it is a prototype
+            model.collect_rollouts(None, callback, model.rollout_buffer, STEPS)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    waits = [one for one in said if "synchronizing" in str(one.message)]
+    assert waits, "it has to see those that there are"
     at_the_end = 8
-    assert len(waits) <= steps + at_the_end, {f"{wait.filename}:{wait.lineno}" for wait in waits}
+    assert len(waits) <= each_step * STEPS + at_the_end, {f"{wait.filename}:{wait.lineno}" for wait in waits}
 
 
 def test_what_ships_is_judged_and_learns_on_the_card(pool):

@@ -9,6 +9,7 @@ the choice made in it (`looks.Kept`), a small part of what was seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -112,14 +113,18 @@ class DeviceRolloutBuffer(MaskableDictRolloutBuffer):
         self.returns = self._numbers["returns"].cpu().numpy()
 
     def get(self, batch_size: int | None = None) -> Iterator[Samples]:  # type: ignore[override]
-        """Yields minibatches in a random order."""
+        """Yields minibatches in a random order; who would be alone in the last one is in the one before."""
         total = self.buffer_size * self.n_envs
+        size = batch_size or total
+        ends = [*range(size, total, size), total]
+        if len(ends) > 1 and total - ends[-2] == 1:  # the spread of one advantage is no number
+            del ends[-2]
         order = torch.randperm(total, device=self._weak.device)
         kept = [each.flatten(0, 1) for each in self._kept]
         numbers = {name: each.flatten() for name, each in self._numbers.items()}
         weak = self._weak.flatten(0, 1)
-        for begin in range(0, total, batch_size or total):
-            rows = order[begin : begin + (batch_size or total)]
+        for begin, end in pairwise([0, *ends]):
+            rows = order[begin:end]
             yield Samples(
                 observations=Kept(*(each.index_select(0, rows) for each in kept)),
                 actions=numbers["actions"][rows],
