@@ -15,10 +15,10 @@ those of all together. With that the tested one is treated as each of the units 
 heavy the tails. (Full conformal prediction, in the book's words.) Units overlap, which no rank knows: as many count for
 fewer than they are.
 
-Two more things keep them from being quite exchangeable, and no rank knows of them either. Units are cut from quiet time,
-in which no promise was broken: where a cluster breaks promises by itself, now and then, p says little against that, and
-it is shams that count how often. And a unit lasts 36 s, while the last windows of a long experiment may lie two minutes
-after its reference: a slow drift is in no unit.
+Two more things keep them from being quite exchangeable, and no rank knows of them either. Units are cut from quiet
+time, in which no promise was broken: where a cluster breaks promises by itself, now and then, p says little against
+that, and it is shams that count how often. And a unit lasts 36 s, while the last windows of a long experiment may lie
+two minutes after its reference: a slow drift is in no unit.
 """
 
 from __future__ import annotations
