@@ -98,9 +98,10 @@ class CheckpointActuator:
             raise InjectionFailed(f"the kept original of {undo['artefact']} is gone: {error}") from error
         for writer in victims(injection):
             self._pods.kill(writer)
-        newest = self._checkpoints.newest_checkpoint(injection.fault.target)
-        if newest != undo["artefact"] and not self._is_damaged(injection):
-            raise InjectionFailed(f"{newest} was saved meanwhile: nobody would read {undo['artefact']}")
+        if not self._is_damaged(injection):
+            newest = self._checkpoints.newest_checkpoint(injection.fault.target)
+            if newest != undo["artefact"]:
+                raise InjectionFailed(f"{newest} was saved meanwhile: nobody would read {undo['artefact']}")
         if _deletes(injection.fault):
             # Once deleted, it may have been written anew: that one is not ours to delete.
             if self._has(injection, undo["original_sha256"]):

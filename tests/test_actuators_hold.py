@@ -143,13 +143,16 @@ def test_who_is_gone_is_not_held(pods: LocalPods) -> None:
     assert list(living("bb-late", process.pid)) == []
 
 
-def test_a_name_that_was_cut_within_a_letter_hides_nobody(spinner: Instance) -> None:
+def test_a_name_that_was_cut_within_a_letter_hides_nobody() -> None:
     """The kernel cuts names of processes at fifteen bytes, wherever that is."""
-    pid = spinner.identity["pid"]
-    Path(f"/proc/{pid}/comm").write_bytes("fünfzehn".encode() + "üüü".encode()[:-1])
-    assert b"\xc3)" in Path(f"/proc/{pid}/stat").read_bytes()
-    assert stat_of(pid)[0] in "RS"
-    assert identify(pid).start_ticks == spinner.identity["start_ticks"]
+    renamed = "open('/proc/self/comm', 'w').write('a' * 14 + 'ü'); print('so', flush=True); input()"
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", renamed]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"so\n"
+        assert b"a\xc3)" in Path(f"/proc/{process.pid}/stat").read_bytes()
+        assert stat_of(process.pid)[0] in "RS"
+        assert identify(process.pid).pid == process.pid
+        process.kill()
 
 
 def test_one_that_cannot_be_let_go_keeps_no_other() -> None:
