@@ -354,6 +354,8 @@ class ChaosEnv(gym.Env[Observation, np.int64]):
             return known
         outcome = self.experimenter.run(control)
         self.learn(outcome)
+        if outcome.verdict is Verdict.RESILIENT:  # one that is replayed from recordings lasted as long as it did then
+            self._borne_s[Cell.of(control)] = control.duration_s
         return outcome.verdict
 
     def fits(self, minutes: float) -> npt.NDArray[np.bool_]:

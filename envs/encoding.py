@@ -88,11 +88,13 @@ class ActionCode:
         components: names, in the order of the state.
         kinds: fault kinds, in the order of the state.
         telling_s: per component, how long a fault that can be taken out has to last to show anything, seconds.
+        lasts_s: per component and kind, for how long one has to last at least, whatever it is, seconds.
     """
 
     components: tuple[str, ...]
     kinds: tuple[str, ...] = tuple(CATALOGUE)
     telling_s: Mapping[str, float] = field(default_factory=dict)
+    lasts_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def stop(self) -> int:
@@ -115,6 +117,7 @@ class ActionCode:
         entry = CATALOGUE[kind]
         # What cannot be undone has done its work at once; what comes of it is watched until the last deadline anyway.
         least_s = self.telling_s.get(component, 0.0) if entry.reversible else 0.0
+        least_s = max(least_s, self.lasts_s.get((component, kind), 0.0))
         return Fault(kind, Target(component), intensity, max(entry.duration_s, least_s))
 
     def encode(self, fault: Fault) -> int:

@@ -141,11 +141,11 @@ class Experimenter:
             Interrupted: something forbids to go on; nothing was injected.
         """
         began_s = self._now_s()
-        vitals = self.gate(fault)
+        self.gate(fault)
         injected_s = self._now_s()
         self._observer.entered("inject", fault, None)
         try:
-            injection = self.supervisor.inject(fault, vitals)
+            injection = self.supervisor.inject(fault, self.lookout.vitals())  # as old as they are by now
         except InjectionFailed as error:
             self.lookout.quiet_since_s = None
             return self._without_score(fault, Verdict.TOOL_ERROR, str(error), began_s)
@@ -362,16 +362,12 @@ class Experimenter:
         self.supervisor.quarantine(fault.target.name, reason)
         quarantined = [fault.target.name]
         components = {component.name for component in self.cluster.topology().components}
-        for component in dict.fromkeys(broken):
+        for clause in self.hypothesis.clauses:
             # What needs the target is out of the game with it.
-            if component in components - self.lookout.out_of_game() and self._is_broken(component):
+            if (component := component_of(clause.series)) in components and self.lookout.is_broken_for_good(clause):
                 self.supervisor.quarantine(component, reason)
                 quarantined.append(component)
         return (), tuple(quarantined)
-
-    def _is_broken(self, component: str) -> bool:
-        """Tells whether the newest measurement breaks a promise about a component."""
-        return any(self.lookout.is_broken(c) for c in self.hypothesis.clauses if component_of(c.series) == component)
 
     def _accepts_repair(self, component: str) -> bool:
         try:

@@ -109,6 +109,14 @@ class Lookout:
         value = self._newest().values.get(clause.series)
         return value is None or clause.excess(value) > 0
 
+    def is_broken_for_good(self, clause: Clause) -> bool:
+        """Tells whether none of the newest measurements, as many as a verdict takes, has shown a promise kept."""
+        newest = list(self._snapshots)[-self._hypothesis.samples :]
+        if not clause.bounds or component_of(clause.series) in self.out_of_game():
+            return False
+        kept = [s for s in newest if clause.series in s.values and clause.excess(s.values[clause.series]) <= 0]
+        return len(newest) == self._hypothesis.samples and not kept
+
     def is_blind(self) -> bool:
         """Tells whether the newest measurement shows no promised series at all, or there has been none for long."""
         newest = self._newest()

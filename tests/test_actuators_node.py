@@ -104,6 +104,16 @@ def test_whoever_lets_a_node_go_lets_nobody_go_whom_a_later_fault_holds(platform
     pods.resume(first, "bb-later")
 
 
+def test_a_stop_that_is_still_on_its_way_is_taken_back_as_well(platform, monkeypatch):
+    """Whoever is not scheduled for a while stops only once it is: by then nobody would look any more."""
+    injection, sent = receipt(platform), []
+    monkeypatch.setattr("actuators.drivers.local.nodes.send", lambda *what: sent.append(what))
+    actuator(platform).revert(injection)
+    assert {(pid, number) for pid, _, number in sent} == {
+        (process.pid, signal.SIGCONT) for process in (platform.nodes["training"], *platform.sleepers["trainer"])
+    }
+
+
 def test_the_node_that_came_back_is_not_the_one_that_was_lost(platform):
     injection = receipt(platform)
     actuator(platform).inject(injection)

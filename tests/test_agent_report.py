@@ -14,9 +14,10 @@ from actuators.errors import BadInput
 from agent.findings.record import RunFolder
 from agent.findings.report import load_run, rendered
 from agent.findings.weakness import Weakness
-from envs.hypothesis import Mechanism
+from envs.hypothesis import Mechanism, Phases
 from envs.outcome import Outcome
 from envs.scoring import Verdict
+from safety.supervisor import Stop
 from tests.test_agent_findings import outcome, weakness
 
 
@@ -117,6 +118,19 @@ def test_a_recovery_that_nobody_saw_is_not_said_to_be_late(settings, tmp_path, f
     said = reported(settings, tmp_path / "run", [outcome()], weakness().to_json() | known, form=form)
     everything = {"4 s after the injection", "not within its deadline", "not seen"}
     assert {each for each in everything if each in said} == {words}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_how_an_experiment_ended_is_told_of_the_one_that_shows_it(settings, tmp_path, known):
+    """Of older records, which do not say which that was, it is told of the last one."""
+    seen = replace(outcome(), phases=Phases(100.0, 104.2, 105.0, 115.0))
+    cut_short = replace(seen, injection_id="bb-1", stop=Stop("limit", "too many errors", clean=True))
+    whole = replace(seen, injection_id="bb-2")
+    record = weakness().to_json() | {"shown_by": "bb-1" if known else None}
+    first = reported(settings, tmp_path / "first", [cut_short, whole], record, form="html")
+    last = reported(settings, tmp_path / "last", [whole, cut_short], record, form="html")
+    assert ("taken out after 4.2 s by limit" in first) == known
+    assert "taken out after 4.2 s by limit" in last
 
 
 @pytest.mark.parametrize("form", ["html", "md"])

@@ -126,7 +126,7 @@ def test_a_rollout_copies_nothing_and_waits_for_a_number_or_two_a_step(pool, mad
             model.collect_rollouts(None, callback, model.rollout_buffer, STEPS)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    waits = [one for one in said if "synchronizing" in str(one.message)]
+    waits = [one for one in said if "called a synchronizing" in str(one.message)]
     assert waits, "it has to see those that there are"
     at_the_end = 8
     assert len(waits) <= each_step * STEPS + at_the_end, {f"{wait.filename}:{wait.lineno}" for wait in waits}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,7 +93,7 @@ def replay(
         settings,
         run_folder(settings, out),
         Lasting(),
-        policy=lambda env: ReplayPolicy(_action(env, weakness), times),
+        policy=lambda env: ReplayPolicy(_prepared(env, weakness), times),
     )
     _replayed(campaign, weakness, times, fail_on)
 
@@ -171,8 +172,10 @@ def _end(campaign: Run, severities: Sequence[str], fail_on: FailOn) -> None:
         raise BackburnError(result.ended_by)
 
 
-def _action(env: ChaosEnv, weakness: dict[str, Any]) -> int:
+def _prepared(env: ChaosEnv, weakness: dict[str, Any]) -> int:
+    """Returns the action that repeats a weakness, and has it last for as long as when it was found."""
     fault = _reproducer(weakness)
+    env.code = replace(env.code, lasts_s={(fault.target.name, fault.kind): fault.duration_s})
     try:
         return env.code.encode(fault)
     except ValueError as error:
@@ -181,6 +184,6 @@ def _action(env: ChaosEnv, weakness: dict[str, Any]) -> int:
 
 
 def _reproducer(weakness: dict[str, Any]) -> Fault:
-    """Returns the mildest fault that was seen to show a weakness."""
+    """Returns the mildest fault that was seen to show a weakness since it was last confirmed."""
     fault = weakness["fault"]
     return Fault(fault["kind"], Target(fault["target"]), weakness["reproducer"]["intensity"], fault["duration_s"])

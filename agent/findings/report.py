@@ -180,8 +180,8 @@ def _shown(
     hit = {entry["component"] for entry in weakness["affected"]}
     tested = weakness.get("tested")  # older records do not say
     picture = timeline(replicates, series, _bound(series, settings), weakness["title"])
-    shown_by = weakness.get("shown_by")  # nor do they say that
-    aborted = [one for one in replicates if one["aborted_by"] and one["injection_id"] == shown_by]
+    shown_by = weakness.get("shown_by")  # nor do they say that: then it is told of the last one
+    clearest = [one for one in replicates if one["injection_id"] == shown_by] if shown_by else replicates[-1:]
     requests = weakness.get("requests")
     drawn = waterfall(requests, f"Two requests: {weakness['title']}")
     return {
@@ -194,7 +194,7 @@ def _shown(
         "not_hit": [name for name in everyone if name in tested and name not in hit] if tested else None,
         "recovered": _recovered(weakness),
         "replicates": replicates,
-        "aborted": aborted[0] if aborted else None,
+        "aborted": next((one for one in clearest if one["aborted_by"]), None),
         "chosen": next((one["because"]["said"] for one in replicates if one.get("because")), None),
     }
 

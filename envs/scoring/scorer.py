@@ -174,7 +174,7 @@ class Scorer:
             return Verdict.INVALID, f"nobody looked at {unseen}: its component, or what that needs, is quarantined"
         unknown = self._unknown(record)
         if unknown is not None:
-            return Verdict.INVALID, f"{unknown} was unknown for more than {_MOST_UNKNOWN:.0%} of the time"
+            return Verdict.INVALID, unknown
         if self._is_unheard(record):
             return Verdict.INVALID, "the target was out for long, and nobody can tell whether an alert fired"
         if record.phases.recovered_s is None:
@@ -223,20 +223,21 @@ class Scorer:
         return next((c.series for c in concerned if component_of(c.series) in record.without), None)
 
     def _unknown(self, record: Record) -> str | None:
-        """Returns a promised series that was unknown too often to speak of a kept promise."""
+        """Returns which promised series was unknown too often to speak of a kept promise, in words."""
         seen = record.after_injection
         for clause in self._hypothesis.clauses:
             if clause.must == "alert" and record.fault is not None and clause.series in blinded(record.fault):
                 continue
             if component_of(clause.series) in record.without:
                 continue
+            too_long = f"{clause.series} was unknown for {_MOST_UNKNOWN:.0%} or more of the time"
             if _missing(clause.series, seen) >= _MOST_UNKNOWN * max(1, len(seen)):
-                return clause.series
+                return too_long
             # Before its deadline it may be broken as it likes: what is known of that time says nothing of the rest.
             due_s = record.phases.injected_s + (clause.within_s or 0.0)
             due = [snapshot for snapshot in seen if snapshot.at_s > due_s] if clause.must == "return" else []
             if _missing(clause.series, due) >= max(self._hypothesis.samples, _MOST_UNKNOWN * len(due)):
-                return clause.series
+                return f"{too_long} after its deadline"
         return None
 
     def _is_unheard(self, record: Record) -> bool:

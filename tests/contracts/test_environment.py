@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from actuators.catalogue import CATALOGUE, LEVELS, kind_of
+from actuators.fault import Fault, Target
 from agent.build.parts import policy_named
 from agent.build.simulated import chaos_env
+from agent.cli.running import _prepared
 from envs.chaos import ChaosEnv
 from envs.clusters.simulated.hidden import MECHANISMS, Hidden
 from envs.confirmation import Cell
@@ -56,6 +58,16 @@ def test_what_was_shown_in_two_ways_once_each_looks_confirmed_to_nobody(env):
         env.learn(Outcome(kill, Score(evidence, (broken,), "because", None, ())))
         looks.append((float(env.state.history[row]), len(env.gaps)))
     assert looks == [(0.0, 0), (0.0, 0), (1.0, 1)]
+
+
+def test_what_is_repeated_lasts_for_as_long_as_when_it_was_found(env):
+    """A control is watched longer than its kind usually is, and may show what nobody would see otherwise."""
+    env.reset(seed=0)
+    record = {"id": "W-1", "fault": {"kind": "pod.kill", "target": "trainer", "duration_s": 50.0}}
+    action = _prepared(env, record | {"reproducer": {"intensity": 0.25}})
+    assert env.code.decode(action) == Fault("pod.kill", Target("trainer"), 0.25, 50.0)
+    other = env.code.fault("model-server", "pod.kill", 0.25)
+    assert other.duration_s == CATALOGUE["pod.kill"].duration_s
 
 
 def played(seed: int, choose) -> list[tuple[object, ...]]:

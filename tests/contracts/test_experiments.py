@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -371,8 +372,13 @@ def test_what_breaks_only_after_a_fault_has_as_long_as_all_other_to_come_back(
 def test_what_is_not_back_is_quarantined_wherever_it_is(settings, tmp_path):
     """Else every gate would wait for it until the campaign gives up."""
     world = simulation(settings.model_copy(update={"repairs": {}}), tmp_path)
-    stuck = {"trainer/steps_per_s": 0.0}
-    afterwards(world, lambda snapshot, _: replace(snapshot, values={**snapshot.values, **stuck}))
+    attempts = itertools.cycle([9_000.0, 9_000.0, 1.0])  # many, and never for as long as a verdict takes
+
+    def stuck(snapshot, _):
+        shown = {"trainer/steps_per_s": 0.0, "model-server/feature_attempts": next(attempts)}
+        return replace(snapshot, values={**snapshot.values, **shown})
+
+    afterwards(world, stuck)
     outcome = world.experimenter.run(fault("pod.pause", "gateway"))
     assert outcome.quarantined == ("gateway", "trainer")
     assert world.experimenter.run(fault("pod.kill", "feature-pipeline")).phases is not None

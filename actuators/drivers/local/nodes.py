@@ -63,8 +63,9 @@ class LocalNodes:
 
     def let_go(self, node: Node) -> None:
         """Lets the raylet and its descendants run, if it is still there, but for those that a later fault stops."""
-        for process in _held(_process(node)):
-            send(*process, signal.SIGCONT)
+        for process in _tree(_process(node)):
+            if not holders.stoppers(process[0]):  # of the others even those that run: a stop may be on its way to them
+                send(*process, signal.SIGCONT)
 
     def is_up(self, node: Node) -> bool:
         """Tells whether the raylet is alive."""
@@ -72,17 +73,17 @@ class LocalNodes:
 
     def is_held(self, node: Node) -> bool:
         """Tells whether the raylet is alive, and it or a descendant is stopped by nobody else."""
-        return bool(_held(_process(node)))
+        tree = _tree(_process(node))
+        return any(_state(pid) in _STOPPED and not holders.stoppers(pid) for pid, _ in tree)
 
 
 def _process(node: Node) -> tuple[int, int]:
     return int(node.identity["pid"]), int(node.identity["start_ticks"])
 
 
-def _held(root: tuple[int, int]) -> list[tuple[int, int]]:
-    """Returns what is stopped of a tree and has no holder of its own; nothing of one whose root is gone."""
-    tree = [root, *_descendants(root)] if is_same_process(*root) else []
-    return [process for process in tree if _state(process[0]) in _STOPPED and not holders.stoppers(process[0])]
+def _tree(root: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns a process and all its descendants; nobody where it is gone."""
+    return [root, *_descendants(root)] if is_same_process(*root) else []
 
 
 def _frozen(root: tuple[int, int]) -> list[tuple[int, int]]:

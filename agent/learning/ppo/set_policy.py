@@ -111,7 +111,8 @@ class SetPolicy(MaskableActorCriticPolicy):
         """Returns values, log-probabilities and entropies, shape (N,) each.
 
         Of what was kept on a leash, entropies are relative ones: minus the divergence from the other policy, as
-        estimated on the component that was chosen.
+        estimated on the component that was chosen. That component is drawn and not weighed: the gradient knows how far
+        arms have strayed on it, and not what it costs to choose components more often where they have.
         """
         at, arm, stops = _parts(kept, actions)
         component = torch.where(stops, kept.able.shape[1], at)
