@@ -75,7 +75,7 @@ def replay(
     out: Annotated[Path | None, typer.Option(help="The run's folder; must not exist.")] = None,
     fail_on: Annotated[FailOn, typer.Option(help="Exit with 1 if a weakness is at least this severe.")] = FailOn.NEVER,
 ) -> None:
-    """Repeats the mildest experiment that showed a weakness."""
+    """Repeats the mildest experiment that showed a weakness when it was last confirmed."""
     settings = load(config)
     weakness = from_ledger(settings, lambda ledger: ledger.get(identifier))
     minutes = max(settings.campaign.budget_min, _REPEAT_MIN * times)
